@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// Between torch tensors and the raw structs of csrc/ops. Each binding source is compiled twice, with
+// POSE_KERNELS_DEVICE=cpu into _C_cpu and =cuda into _C_cuda. Python checks every argument with a
+// message for people; the checks here are the backstop for direct calls of torch.ops.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include "../math/layout.h"
+#ifdef USE_CUDA
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#define POSE_KERNELS_KEY CUDA
+#else
+#include "../cpu/memory.h"
+#define POSE_KERNELS_KEY CPU
+#endif
+
+namespace pose_kernels {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Calls body(T()) with the feature type of `tensor`.
+template <class Body>
+void for_dtype(const Tensor& tensor, const Body& body) {
+  switch (tensor.scalar_type()) {
+  case ScalarType::Float:
+    return body(float());
+  case ScalarType::Double:
+    return body(double());
+  case ScalarType::Half:
+    return body(float16());
+  case ScalarType::BFloat16:
+    return body(bfloat16());
+  default:
+    STD_TORCH_CHECK(false, "features must be float32, float64, float16 or bfloat16");
+  }
+}
+
+inline ScalarType geometry_dtype(const Tensor& features) {
+  return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Channels innermost in memory and not also contiguous; tensor is (..., C, H, W).
+inline bool is_channels_last(const Tensor& tensor) {
+  if (tensor.is_contiguous())
+    return false;
+  const int64_t rank = tensor.dim();
+  std::vector<int64_t> order(rank);
+  for (int64_t i = 0; i < rank; ++i)
+    order[i] = i;
+  order[rank - 3] = rank - 2, order[rank - 2] = rank - 1, order[rank - 1] = rank - 3;
+  int64_t expected = 1;
+  for (int64_t i = rank - 1; i >= 0; --i) {
+    const int64_t size = tensor.size(order[i]);
+    if (size == 0)
+      return true;
+    if (size != 1 && tensor.stride(order[i]) != expected)
+      return false;
+    expected *= size;
+  }
+  return true;
+}
+
+// Uninitialized (..., C, H, W) tensor beside `like`, in the memory format asked for.
+inline Tensor empty(const Tensor& like, std::vector<int64_t> shape, ScalarType dtype,
+                    bool channels_last = false) {
+  if (channels_last) {
+    const size_t rank = shape.size();
+    const int64_t C = shape[rank - 3];
+    shape[rank - 3] = shape[rank - 2], shape[rank - 2] = shape[rank - 1], shape[rank - 1] = C;
+  }
+  Tensor out = torch::stable::new_empty(like, shape, dtype);
+#ifndef USE_CUDA
+  cpu::prefer_huge_pages(out.mutable_data_ptr(), out.numel() * int64_t(out.element_size()));
+#endif
+  if (channels_last) // (..., H, W, C) -> (..., C, H, W)
+    out = torch::stable::transpose(torch::stable::transpose(out, -3, -1), -2, -1);
+  return out;
+}
+
+// The tensor's values in the memory format asked for; itself where it already is.
+inline Tensor dense(const Tensor& tensor, bool channels_last) {
+  if (channels_last ? is_channels_last(tensor) : tensor.is_contiguous())
+    return tensor;
+  std::vector<int64_t> shape(tensor.sizes().begin(), tensor.sizes().end());
+  Tensor out = empty(tensor, shape, tensor.scalar_type(), channels_last);
+  torch::stable::copy_(out, tensor);
+  return out;
+}
+
+template <class T>
+Planes<T> planes(const Tensor& tensor, bool channels_last) {
+  const int64_t C = tensor.size(-3), pixels = tensor.size(-2) * tensor.size(-1);
+  T* data = static_cast<T*>(tensor.data_ptr());
+  return channels_last ? Planes<T>{data, 1, C} : Planes<T>{data, pixels, 1};
+}
+
+inline PartMap part_map(const Tensor& part) {
+  const ScalarType dtype = part.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Byte || dtype == ScalarType::Int || dtype == ScalarType::Long,
+                  "part must be uint8, int32 or int64");
+  return {part.data_ptr(), int(part.element_size())};
+}
+
+inline void check_pixels(int64_t H, int64_t W) {
+  STD_TORCH_CHECK(H * W <= INT32_MAX, "an image or a tile must have fewer than 2^31 pixels");
+}
+
+#ifdef USE_CUDA
+inline void* current_stream(const Tensor& tensor) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  return stream;
+}
+
+inline Tensor workspace(const Tensor& like, int64_t bytes) {
+  return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
+}
+
+// In every entry point: launch on the device the tensor lives on.
+#define POSE_KERNELS_GUARD(tensor)                                                                 \
+  const torch::stable::accelerator::DeviceGuard guard((tensor).get_device_index())
+#else
+#define POSE_KERNELS_GUARD(tensor)
+#endif
+
+} // namespace pose_kernels

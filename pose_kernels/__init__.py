@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fast, exact, differentiable warps for human pose transfer.
+
+    import pose_kernels as pk
+
+    atlas, weight = pk.uv_splat(image, part, uv)   # photo -> 24 body-part tiles
+    atlas = pk.push_pull(atlas, weight)            # fill what the photo does not show
+    out = pk.uv_gather(atlas, part2, uv2)          # paint it into another pose
+"""
+
+from . import backends, reference
+from .backends import use_backend
+from .ops.push_pull import push_pull
+from .ops.uv_gather import uv_gather
+from .ops.uv_splat import uv_splat
+
+__version__ = "0.1.0"
+
+backends.initialize()
+
+__all__ = [
+    "__version__",
+    "push_pull",
+    "reference",
+    "use_backend",
+    "uv_gather",
+    "uv_splat",
+]

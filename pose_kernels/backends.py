@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which implementation runs: loads the compiled libraries, registers Triton, explains the choice.
+
+Every op has a pure PyTorch reference. On top of it lie ``cpp`` (compiled, CPU tensors), ``cuda``
+(compiled, CUDA tensors) and ``triton`` (CUDA tensors, where ``cuda`` did not load). What could not
+be loaded is recorded with its reason and shown by ``python -m pose_kernels``; nothing here raises
+at import.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .autograd import NAMESPACE
+
+BACKENDS = ("auto", "cuda", "triton", "cpp", "reference")
+_OLDEST_TORCH = (2, 10)  # of the stable ABI that the compiled libraries target
+
+# Why a backend is not available, by name; absent means available.
+unavailable: dict[str, str] = {}
+_current = "auto"
+_override: torch.library.Library | None = None
+
+
+def build_info() -> dict[str, Any]:
+    """What the installed build recorded about itself; empty for a pure Python install."""
+    path = Path(__file__).with_name("_build_info.json")
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _load(backend: str, library: str) -> None:
+    """Load pose_kernels/<library>*.so, or record why not."""
+    folder = Path(__file__).parent
+    found = sorted(folder.glob(f"{library}.*so"))
+    if not found:
+        reason = build_info().get("missing", {}).get(library)
+        unavailable[backend] = f"{library} was not built" + (f": {reason}" if reason else "")
+        return
+    version = tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2])
+    if version < _OLDEST_TORCH:
+        unavailable[backend] = (
+            f"torch {torch.__version__} is older than 2.10, the stable ABI {library} is built for"
+        )
+        return
+    if backend == "cuda" and torch.version.cuda is None:
+        unavailable[backend] = f"torch {torch.__version__} is a build without CUDA"
+        return
+    try:
+        torch.ops.load_library(str(found[-1]))
+    except OSError as error:
+        unavailable[backend] = (
+            f"{found[-1].name} did not load into torch {torch.__version__}: {error}"
+        )
+
+
+def interpreted() -> bool:
+    """True when Triton kernels run in the interpreter, on CPU tensors (TRITON_INTERPRET=1)."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def _find_triton() -> None:
+    if importlib.util.find_spec("triton") is None:
+        unavailable["triton"] = "the package triton is not installed"
+    elif torch.version.cuda is None and not interpreted():
+        unavailable["triton"] = f"torch {torch.__version__} is a build without CUDA"
+
+
+def _triton_kernels() -> dict[str, Any]:
+    from .triton import KERNELS  # imports triton: only when a kernel is about to be used
+
+    return KERNELS
+
+
+def _register(kernels: dict[str, Any], keys: tuple[str, ...]) -> torch.library.Library:
+    library = torch.library.Library(NAMESPACE, "IMPL")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered")
+        for name, kernel in kernels.items():
+            for key in keys:
+                library.impl(name, kernel, key)
+    return library
+
+
+def _references() -> dict[str, Any]:
+    from .ops.push_pull import fill
+    from .ops.uv_gather import gather
+    from .ops.uv_splat import splat, splat_backward
+
+    return {op.name: op.reference for op in (splat, splat_backward, gather, fill)}
+
+
+def _switch(backend: str) -> None:
+    """Lay the asked backend over the natural registration, in place of an earlier override."""
+    global _current, _override
+    if _override is not None:
+        _override._destroy()
+        _override = None
+    if backend == "reference":
+        _override = _register(_references(), ("CPU", "CUDA"))
+    elif backend == "triton":
+        _override = _register(_triton_kernels(), ("CPU",) if interpreted() else ("CUDA",))
+    elif backend == "auto" and "cuda" in unavailable and "triton" not in unavailable:
+        if torch.version.cuda is not None:
+            _override = _register(_triton_kernels(), ("CUDA",))
+    _current = backend
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Run every op on one backend inside a ``with`` block.
+
+    backend: "auto" (the fastest that loaded), "cpp" (compiled, CPU tensors), "cuda" (compiled,
+        CUDA tensors), "triton" (CUDA tensors) or "reference" (pure PyTorch, any device). A
+        backend decides for its own device; tensors elsewhere keep the automatic choice.
+
+    The choice is one per process, not per thread. The environment variable
+    ``POSE_KERNELS_BACKEND`` sets the initial one.
+
+    Raises ValueError when the backend is unknown or not available; the message says why.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend in unavailable:
+        raise ValueError(f"backend {backend!r} is not available: {unavailable[backend]}")
+    previous = _current
+    _switch(backend)
+    try:
+        yield
+    finally:
+        _switch(previous)
+
+
+def current() -> str:
+    """The backend in force: "auto" unless the environment or use_backend chose another."""
+    return _current
+
+
+def chosen(op: str, device: torch.device | str) -> str:
+    """Name of the backend that executes ``pose_kernels::<op>`` on this device now."""
+    kind = torch.device(device).type
+    if _current == "reference":
+        return "reference"
+    if kind == "cpu":
+        if _current == "triton" and interpreted() and op in _triton_kernels():
+            return "triton"
+        return "reference" if "cpp" in unavailable else "cpp"
+    if kind == "cuda":
+        if _current != "triton" and "cuda" not in unavailable:
+            return "cuda"
+        if "triton" not in unavailable and op in _triton_kernels():
+            return "triton"
+        return "reference" if "cuda" in unavailable else "cuda"
+    return "reference"
+
+
+def initialize() -> None:
+    """Load what is there and apply POSE_KERNELS_BACKEND; called once, at import."""
+    _load("cpp", "_C_cpu")
+    _load("cuda", "_C_cuda")
+    _find_triton()
+    asked = os.environ.get("POSE_KERNELS_BACKEND", "auto") or "auto"
+    if asked not in BACKENDS:
+        reason = f"it must be one of {', '.join(BACKENDS)}"
+    elif asked in unavailable:
+        reason = unavailable[asked]
+    else:
+        _switch(asked)
+        return
+    warnings.warn(
+        f"POSE_KERNELS_BACKEND={asked} is ignored: {reason}", RuntimeWarning, stacklevel=3
+    )
+    _switch("auto")

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Argument checks: every message names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+_FEATURE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def describe(value: object) -> str:
+    """``(2, 3, 64, 64) float32`` for a tensor, the type's name for anything else."""
+    if not isinstance(value, torch.Tensor):
+        return f"{type(value).__name__} {value!r}"[:80]
+    return f"({', '.join(map(str, value.shape))}) {dtype_name(value.dtype)}"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+class Axes:
+    """Axis letters bound to sizes: the first tensor that names a letter decides its size.
+
+    >>> axes = Axes("image")
+    >>> axes.bind("image", torch.zeros(2, 3, 8, 8), "N C H W", "features")
+    >>> axes.bind("part", torch.zeros(2, 8, 9, dtype=torch.uint8), "N H W", "integer")
+    Traceback (most recent call last):
+    ...
+    ValueError: part must be (N, H, W) = (2, 8, 8) as in image, got (2, 8, 9) uint8
+    """
+
+    def __init__(self, first: str) -> None:
+        self.first = first
+        self.size: dict[str, int] = {}
+        self.device: torch.device | None = None
+
+    def bind(self, name: str, value: object, letters: str, kind: str) -> None:
+        """Check that ``value`` is a dense tensor of this rank, kind and device, and bind its axes.
+
+        kind: "features" (floating point), "geometry" (floating point) or "integer".
+        A letter that is a number ("2") must have exactly that size.
+        """
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {describe(value)}")
+        axes = letters.split()
+        pretty = f"({', '.join(axes)})"
+        if value.layout != torch.strided:
+            raise ValueError(f"{name} must be a dense (strided) tensor, got layout {value.layout}")
+        if value.dim() != len(axes):
+            raise ValueError(f"{name} must be {pretty}, got {describe(value)}")
+        if kind == "integer":
+            if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+                raise ValueError(f"{name} must have an integer dtype, got {describe(value)}")
+        elif value.dtype not in _FEATURE_DTYPES:
+            raise ValueError(
+                f"{name} must be float32, float64, float16 or bfloat16, got {describe(value)}"
+            )
+        if self.device is None:
+            self.device = value.device
+        elif value.device != self.device:
+            raise ValueError(
+                f"{name} must be on {self.device} as {self.first} is, got {value.device}"
+            )
+        fits = True
+        for axis, size in zip(axes, value.shape, strict=True):
+            expected = int(axis) if axis.isdigit() else self.size.setdefault(axis, size)
+            fits = fits and expected == size
+        if not fits:
+            sizes = ", ".join(axis if axis.isdigit() else str(self.size[axis]) for axis in axes)
+            matching = pretty if sizes == ", ".join(axes) else f"{pretty} = ({sizes})"
+            raise ValueError(f"{name} must be {matching} as in {self.first}, got {describe(value)}")
+
+
+def positive_int(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)) or value < 1:
+        raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
+    return value  # type: ignore[return-value]  # a SymInt stands for an int
+
+
+def non_negative_float(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return float(value)
+
+
+def one_of(name: str, value: object, choices: Iterable[object]) -> None:
+    allowed = tuple(choices)
+    if value not in allowed:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
+        )
+
+
+def geometry_dtype(features: torch.dtype) -> torch.dtype:
+    """Coordinates and sums: float64 beside float64 features, float32 beside all others."""
+    return torch.float64 if features == torch.float64 else torch.float32
+
+
+def kernel_part(part: torch.Tensor) -> torch.Tensor:
+    """The part map in one of the integer dtypes the kernels read, values kept."""
+    if part.dtype in (torch.uint8, torch.int32, torch.int64):
+        return part
+    return part.to(torch.int32 if part.dtype.itemsize <= 2 else torch.int64)

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every op in pure PyTorch, with the same signature: the specification in code.
+
+Runs on any device, in any floating dtype, differentiable through plain autograd. The compiled
+kernels are tested against these functions, and machines without a kernel fall back to them.
+"""
+
+from .push_pull import push_pull
+from .uv_gather import uv_gather
+from .uv_splat import uv_splat
+
+__all__ = ["push_pull", "uv_gather", "uv_splat"]
