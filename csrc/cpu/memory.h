@@ -19,25 +19,22 @@ namespace pose_kernels::cpu {
 // store first reads the line it is about to overwrite (201 MB of zeros: 2 to 4 times faster so).
 constexpr int64_t kStreamBytes = 16 << 20;
 
-// Copies `bytes` from `source`, or writes zeros where it is null.
+// Whether pieces of `bytes` each can be streamed one after another: they must keep the alignment.
+inline bool can_stream(int64_t piece_bytes, int64_t total_bytes) {
+  return total_bytes >= kStreamBytes && piece_bytes % 16 == 0;
+}
+
+// memcpy past the cache; `target` is aligned to 16 bytes.
 inline void stream(void* target, const void* source, int64_t bytes) {
   char* to = static_cast<char*>(target);
   const char* from = static_cast<const char*>(source);
+  int64_t i = 0;
 #if defined(__SSE2__)
-  const int64_t head = int64_t(-reinterpret_cast<uintptr_t>(to) & 15);
-  if (bytes >= 64 + head) {
-    from ? memcpy(to, from, head) : memset(to, 0, head);
-    const int64_t whole = (bytes - head) & ~int64_t(15);
-    const __m128i zero = _mm_setzero_si128();
-    for (int64_t i = head; i < head + whole; i += 16)
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to + i),
-                       from ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)) : zero);
-    to += head + whole;
-    from = from ? from + head + whole : nullptr;
-    bytes -= head + whole;
-  }
+  for (; i + 16 <= bytes; i += 16)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + i),
+                     _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
 #endif
-  from ? memcpy(to, from, bytes) : memset(to, 0, bytes);
+  memcpy(to + i, from + i, bytes - i);
 }
 
 // Before another thread reads what was streamed.

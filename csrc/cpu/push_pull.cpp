@@ -21,30 +21,51 @@ namespace {
 
 // ---- rows -----------------------------------------------------------------------------------------
 
+// The loops load both sides of a choice first: a load that depends on a mask would not vectorize.
+
 // parent[j] = sum of the known ones of child[2j], child[2j+1]; added to what is there if `add`.
 template <class A>
-VECTOR_CLONES void pair_sum(const A* child, const uint8_t* known, int64_t width, bool add,
-                            A* parent) {
+VECTOR_CLONES void pair_sum(const A* __restrict child, const uint8_t* __restrict known,
+                            int64_t width, bool add, A* __restrict parent) {
   const int64_t pairs = width / 2;
   for (int64_t j = 0; j < pairs; ++j) {
-    const A sum = (known[2 * j] ? child[2 * j] : A(0)) + (known[2 * j + 1] ? child[2 * j + 1] : A(0));
-    parent[j] = add ? parent[j] + sum : sum;
+    const A before = parent[j], left = child[2 * j], right = child[2 * j + 1];
+    const A sum = (known[2 * j] ? left : A(0)) + (known[2 * j + 1] ? right : A(0));
+    parent[j] = (add ? before : A(0)) + sum;
   }
-  if (width & 1) {
-    const A last = known[width - 1] ? child[width - 1] : A(0);
-    parent[pairs] = add ? parent[pairs] + last : last;
+  if (width & 1)
+    parent[pairs] = (add ? parent[pairs] : A(0)) + (known[width - 1] ? child[width - 1] : A(0));
+}
+
+// The same for the number of known children.
+template <class A>
+VECTOR_CLONES void pair_count(const uint8_t* __restrict known, int64_t width, bool add,
+                              A* __restrict parent) {
+  const int64_t pairs = width / 2;
+  for (int64_t j = 0; j < pairs; ++j) {
+    const A before = parent[j];
+    parent[j] = (add ? before : A(0)) + A(int(known[2 * j]) + int(known[2 * j + 1]));
   }
+  if (width & 1)
+    parent[pairs] = (add ? parent[pairs] : A(0)) + A(known[width - 1]);
 }
 
 template <class A>
-VECTOR_CLONES void divide(A* row, const A* count, int64_t width) {
+VECTOR_CLONES void above(const A* values, A limit, int64_t count, uint8_t* known) {
+  for (int64_t i = 0; i < count; ++i)
+    known[i] = values[i] > limit;
+}
+
+template <class A>
+VECTOR_CLONES void divide(A* __restrict row, const A* __restrict count, int64_t width) {
   for (int64_t x = 0; x < width; ++x)
-    row[x] = count[x] > A(0) ? row[x] / count[x] : A(0);
+    row[x] = row[x] / std::max(count[x], A(1)); // a sum over no children is 0 already
 }
 
 // up[i] for all children of a row, from the two nearest parent rows. `padded` has parents + 2 places.
 template <class A>
-VECTOR_CLONES void upsample(const A* own, const A* side, int64_t parents, A* padded, A* up) {
+VECTOR_CLONES void upsample(const A* __restrict own, const A* __restrict side, int64_t parents,
+                            A* __restrict padded, A* __restrict up) {
   A* t = padded + 1;
   for (int64_t j = 0; j < parents; ++j)
     t[j] = A(0.75) * own[j] + A(0.25) * side[j];
@@ -71,17 +92,23 @@ VECTOR_CLONES void add_scaled(A* to, const A* row, A scale, int64_t width) {
     to[x] += scale * row[x];
 }
 
+// Takes over the known nodes of `yes`.
 template <class A>
-VECTOR_CLONES void select(const uint8_t* known, const A* yes, const A* no, int64_t width, A* out) {
-  for (int64_t x = 0; x < width; ++x)
-    out[x] = known[x] ? yes[x] : no[x];
+VECTOR_CLONES void select(const uint8_t* __restrict known, const A* __restrict yes, int64_t width,
+                          A* __restrict row) {
+  for (int64_t x = 0; x < width; ++x) {
+    const A a = yes[x], b = row[x];
+    row[x] = known[x] ? a : b;
+  }
 }
 
 // The part of a row at unknown (or, with `at` = 1, known) nodes; 0 elsewhere.
 template <class A>
 VECTOR_CLONES void keep(const A* row, const uint8_t* known, uint8_t at, int64_t width, A* out) {
-  for (int64_t x = 0; x < width; ++x)
-    out[x] = known[x] == at ? row[x] : A(0);
+  for (int64_t x = 0; x < width; ++x) {
+    const A a = row[x];
+    out[x] = known[x] == at ? a : A(0);
+  }
 }
 
 // child += parent / count of known children.
@@ -135,21 +162,17 @@ struct Pyramid {
 template <class A>
 bool know(Pyramid<A>& pyramid, const A* weight, A min_weight) {
   Level<A>& base = pyramid.levels[0];
-  for (int64_t i = 0; i < base.H * base.W; ++i)
-    base.known[i] = weight[i] > min_weight;
+  above(weight, min_weight, base.H * base.W, base.known.data());
   for (size_t l = 0;; ++l) {
     Level<A>& level = pyramid.levels[l];
     for (int64_t y = 0; y < level.H; ++y)
       level.any[y] = memchr(&level.known[y * level.W], 1, level.W) != nullptr;
     if (l + 1 == pyramid.levels.size())
       return level.any[0];
-    Level<A>& above = pyramid.levels[l + 1];
-    std::fill(above.count.begin(), above.count.end(), A(0));
+    Level<A>& next = pyramid.levels[l + 1];
     for (int64_t y = 0; y < level.H; ++y)
-      for (int64_t x = 0; x < level.W; ++x)
-        above.count[y / 2 * above.W + x / 2] += A(level.known[y * level.W + x]);
-    for (size_t i = 0; i < above.known.size(); ++i)
-      above.known[i] = above.count[i] > A(0);
+      pair_count(&level.known[y * level.W], level.W, y & 1, &next.count[y / 2 * next.W]);
+    above(next.count.data(), A(0), next.H * next.W, next.known.data());
   }
 }
 
@@ -247,11 +270,8 @@ void fill_plane(Pyramid<acc_t<T>>& pyramid, const T* plane, int64_t pixel, T* ou
       } else {
         std::fill(up, up + level.W, A(0));
       }
-      const A* row = up;
-      if (level.any[y]) {
-        row = values(pyramid, l, y, plane, pixel, scratch);
-        select(&level.known[y * level.W], row, up, level.W, up);
-      }
+      if (level.any[y])
+        select(&level.known[y * level.W], values(pyramid, l, y, plane, pixel, scratch), level.W, up);
       if (l > 0)
         std::copy(up, up + level.W, &level.value[y * level.W]);
       else
@@ -309,14 +329,13 @@ void push_pull(const PushPull<T>& op) {
   const int64_t texels = op.H * op.W;
   if (op.M * op.C * texels == 0)
     return;
-  const bool streamed = op.M * op.C * texels * int64_t(sizeof(T)) >= kStreamBytes;
+  const bool streamed = can_stream(op.W * int64_t(sizeof(T)), op.M * op.C * texels * sizeof(T));
   parallel(op.M, 1, [&](int64_t begin, int64_t end) {
     Pyramid<A> pyramid(op.H, op.W);
     for (int64_t m = begin; m < end; ++m) {
       T* filled = op.filled.data + m * op.C * texels;
       if (!know(pyramid, op.weight + m * texels, op.min_weight)) {
-        const int64_t bytes = op.C * texels * int64_t(sizeof(T));
-        streamed ? stream(filled, nullptr, bytes) : (void)memset(filled, 0, bytes);
+        memset(filled, 0, op.C * texels * sizeof(T));
         continue;
       }
       if (op.radius >= 0)

@@ -4,10 +4,11 @@
 // A photo touches about 4 % of its atlas, so nearly all of the work is writing zeros: every byte of
 // the output is written exactly once, past the cache, and everything else happens in a few KB.
 //   1. Sort the foreground pixels by (image, part), in pixel order (counting sort, in parallel).
-//   2. One task per tile. The tile is cut into blocks of 16 texels; blocks that a pixel touches get a
-//      slot in a compact accumulator (the whole of it fits L1 or L2), all others stay unmapped.
-//   3. Accumulate D, turn it into normalized weights, accumulate the channels, and walk the tile
-//      in order: mapped blocks are copied out, runs of unmapped ones are zeros.
+//   2. One task per tile. The tile is cut into blocks of 16 texels; a block that a pixel touches gets a
+//      slot of its own in a compact accumulator (all of it fits L1 or L2), all others share slot 0,
+//      which stays zero.
+//   3. Accumulate D, turn it into normalized weights, accumulate the channels, and copy the tile out
+//      block by block, in order and without a branch.
 // One task owns a tile and adds in pixel order: the same bits for any number of threads.
 //
 // The backward is a gather, in uv_gather.cpp.
@@ -25,9 +26,8 @@
 namespace pose_kernels::cpu {
 namespace {
 
-constexpr int kBlock = 16;              // texels
-constexpr int64_t kChunk = 8192;        // pixels sorted by one task
-constexpr int64_t kPlanarChannels = 16; // channels accumulated together on a planar atlas
+constexpr int kBlock = 16;       // texels
+constexpr int64_t kChunk = 8192; // pixels sorted by one task
 
 template <class A>
 struct Record {
@@ -96,47 +96,51 @@ Partition<acc_t<T>> partition(const UvSplat<T>& op) {
 }
 
 // One thread's workspace, reused from tile to tile.
-template <class A>
+template <class T>
 struct Workspace {
-  explicit Workspace(int64_t blocks) : slot(blocks, -1) {}
-  std::vector<int32_t> slot;     // [blocks of a tile]: place in the accumulators, or -1
-  std::vector<int32_t> offset;   // [records, 4]: slot * 16 + texel in block
-  std::vector<A> weight;         // [records, 4]
-  std::vector<A> total_weight;   // [slots, 16]
-  std::vector<A> total;          // planar: [channels, slots, 16]; channels last: [slots, 16, C]
+  explicit Workspace(int64_t blocks) : slot(blocks, 0) {}
+  std::vector<int32_t> slot;          // [blocks of a tile]: place in the accumulators; 0: untouched
+  std::vector<int32_t> offset;        // [records, 4]: slot * 16 + texel in block
+  std::vector<acc_t<T>> weight;       // [records, 4]
+  std::vector<acc_t<T>> total_weight; // [slots, 16]
+  std::vector<acc_t<T>> total;        // one channel [slots, 16], or channels last [slots, 16, C]
+  std::vector<T> narrowed;            // the same in the output's type
 };
 
-// Writes `width` values per texel, in texel order, from the mapped blocks [slots, 16, width].
 template <class T>
-void emit(T* out, const acc_t<T>* total, const std::vector<int32_t>& slot, int64_t texels,
-          int64_t width, bool streamed) {
-  const int64_t blocks = int64_t(slot.size());
-  auto put = [&](int64_t texel, const T* source, int64_t count) {
-    T* target = out + texel * width;
-    const int64_t bytes = count * width * int64_t(sizeof(T));
-    if (streamed)
-      stream(target, source, bytes);
-    else
-      source ? memcpy(target, source, bytes) : memset(target, 0, bytes);
-  };
-  for (int64_t b = 0; b < blocks;) {
-    int64_t end = b + 1;
-    if (slot[b] < 0) {
-      while (end < blocks && slot[end] < 0)
-        ++end;
-      put(b * kBlock, nullptr, std::min(end * kBlock, texels) - b * kBlock);
-    } else {
-      const int64_t count = std::min<int64_t>(kBlock, texels - b * kBlock);
-      const acc_t<T>* source = total + int64_t(slot[b]) * kBlock * width;
-      if constexpr (std::is_same_v<T, acc_t<T>>) {
-        put(b * kBlock, source, count);
-      } else {
-        T* target = out + b * kBlock * width;
-        for (int64_t i = 0; i < count * width; ++i)
-          target[i] = narrow<T>(source[i]);
-      }
-    }
-    b = end;
+VECTOR_CLONES void narrow_all(const acc_t<T>* from, int64_t count, T* to) {
+  for (int64_t i = 0; i < count; ++i)
+    to[i] = narrow<T>(from[i]);
+}
+
+// Writes the tile in texel order, `width` values a texel, from the accumulators [slots, 16, width].
+template <class T>
+void copy_out(T* out, const T* total, const std::vector<int32_t>& slot, int64_t texels,
+              int64_t width, bool streamed) {
+  const int64_t block = kBlock * width, whole = texels / kBlock;
+  if (streamed && width == 1) { // a constant size unrolls
+    for (int64_t b = 0; b < whole; ++b)
+      stream(out + b * kBlock, total + slot[b] * int64_t(kBlock), kBlock * sizeof(T));
+  } else if (streamed) {
+    for (int64_t b = 0; b < whole; ++b)
+      stream(out + b * block, total + slot[b] * block, block * int64_t(sizeof(T)));
+  } else {
+    for (int64_t b = 0; b < whole; ++b)
+      memcpy(out + b * block, total + slot[b] * block, block * sizeof(T));
+  }
+  if (const int64_t rest = texels - whole * kBlock)
+    memcpy(out + whole * block, total + slot[whole] * block, rest * width * sizeof(T));
+}
+
+// The same from accumulators of the wider type.
+template <class T>
+void copy_out(T* out, Workspace<T>& space, int64_t texels, int64_t width, bool streamed) {
+  if constexpr (std::is_same_v<T, acc_t<T>>) {
+    copy_out(out, space.total.data(), space.slot, texels, width, streamed);
+  } else {
+    space.narrowed.resize(space.total.size());
+    narrow_all(space.total.data(), int64_t(space.total.size()), space.narrowed.data());
+    copy_out(out, space.narrowed.data(), space.slot, texels, width, streamed);
   }
 }
 
@@ -159,34 +163,34 @@ VECTOR_CLONES void add_channels_last(const T* color, int64_t C, const int32_t* o
 
 template <class T>
 void splat_tile(const UvSplat<T>& op, int64_t tile, const Record<acc_t<T>>* records, int64_t count,
-                Workspace<acc_t<T>>& space, bool streamed) {
+                Workspace<T>& space, bool streamed) {
   using A = acc_t<T>;
   const int64_t texels = op.S * op.S;
 
-  int32_t slots = 0; // map the touched blocks in first-touch order
+  int64_t slots = 1; // map the touched blocks in first-touch order
   space.offset.resize(count * 4);
   space.weight.resize(count * 4);
+  int32_t* offset = space.offset.data();
+  A* weight = space.weight.data();
   const int step = op.S > 1, corner[4] = {0, step, int(op.S) * step, (int(op.S) + 1) * step};
   for (int64_t r = 0; r < count; ++r) {
-    corner_weights(records[r].ax, records[r].ay, &space.weight[r * 4]);
+    corner_weights(records[r].ax, records[r].ay, weight + r * 4);
     for (int k = 0; k < 4; ++k) {
       const int32_t q = records[r].texel + corner[k];
       int32_t& slot = space.slot[q / kBlock];
-      if (slot < 0)
-        slot = slots++;
-      space.offset[r * 4 + k] = slot * kBlock + q % kBlock;
+      if (slot == 0)
+        slot = int32_t(slots++);
+      offset[r * 4 + k] = slot * kBlock + q % kBlock;
     }
   }
 
-  const int32_t* offset = space.offset.data();
-  A* weight = space.weight.data();
   if (op.normalize || op.weight) {
     space.total_weight.assign(slots * kBlock, A(0));
     A* D = space.total_weight.data();
     for (int64_t i = 0; i < count * 4; ++i)
       D[offset[i]] += weight[i];
     if (op.weight)
-      emit<A>(op.weight + tile * texels, D, space.slot, texels, 1, streamed);
+      copy_out(op.weight + tile * texels, D, space.slot, texels, 1, streamed);
     if (op.normalize)
       for (int64_t i = 0; i < count * 4; ++i)
         weight[i] = D[offset[i]] > op.min_weight ? weight[i] / D[offset[i]] : A(0);
@@ -195,41 +199,37 @@ void splat_tile(const UvSplat<T>& op, int64_t tile, const Record<acc_t<T>>* reco
   const T* image = op.image.data + tile / op.P * op.C * op.H * op.W;
   T* atlas = op.atlas.data + tile * op.C * texels;
   if (op.atlas.pixel > 1) { // channels last
-    space.total.assign(int64_t(slots) * kBlock * op.C, A(0));
+    space.total.assign(slots * kBlock * op.C, A(0));
     for (int64_t r = 0; r < count; ++r)
       add_channels_last(image + records[r].pixel * op.image.pixel, op.C, offset + r * 4,
                         weight + r * 4, space.total.data());
-    emit(atlas, space.total.data(), space.slot, texels, op.C, streamed);
+    copy_out(atlas, space, texels, op.C, streamed);
   } else {
-    const int64_t plane = int64_t(slots) * kBlock;
-    for (int64_t first = 0; first < op.C; first += kPlanarChannels) {
-      const int64_t channels = std::min(kPlanarChannels, op.C - first);
-      space.total.assign(channels * plane, A(0));
-      for (int64_t c = 0; c < channels; ++c) {
-        const T* color = image + (first + c) * op.image.channel;
-        A* total = space.total.data() + c * plane;
-        for (int64_t r = 0; r < count; ++r) {
-          const A x = widen(color[records[r].pixel * op.image.pixel]);
-          for (int k = 0; k < 4; ++k)
-            total[offset[r * 4 + k]] += weight[r * 4 + k] * x;
-        }
-        emit(atlas + (first + c) * texels, total, space.slot, texels, 1, streamed);
+    for (int64_t c = 0; c < op.C; ++c) {
+      const T* color = image + c * op.image.channel;
+      space.total.assign(slots * kBlock, A(0));
+      A* total = space.total.data();
+      for (int64_t r = 0; r < count; ++r) {
+        const A x = widen(color[records[r].pixel * op.image.pixel]);
+        for (int k = 0; k < 4; ++k)
+          total[offset[r * 4 + k]] += weight[r * 4 + k] * x;
       }
+      copy_out(atlas + c * texels, space, texels, 1, streamed);
     }
   }
-  std::fill(space.slot.begin(), space.slot.end(), -1);
+  std::fill(space.slot.begin(), space.slot.end(), 0);
 }
 
 } // namespace
 
 template <class T>
 void uv_splat(const UvSplat<T>& op) {
-  using A = acc_t<T>;
   const int64_t texels = op.S * op.S, tiles = op.N * op.P;
-  const Partition<A> sorted = partition(op);
-  const bool streamed = tiles * texels * (op.C + 1) * int64_t(sizeof(T)) >= kStreamBytes;
+  const auto sorted = partition(op);
+  const int64_t bytes = texels * int64_t(sizeof(T));
+  const bool streamed = can_stream(bytes, tiles * bytes * op.C);
   parallel(tiles, 1, [&](int64_t begin, int64_t end) {
-    Workspace<A> space((texels + kBlock - 1) / kBlock);
+    Workspace<T> space((texels + kBlock - 1) / kBlock);
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t first = sorted.begin[tile];
       splat_tile(op, tile, &sorted.records[first], sorted.begin[tile + 1] - first, space, streamed);

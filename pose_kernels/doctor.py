@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m pose_kernels``: what is installed, what runs where, and why. Made to be pasted."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import time
+from importlib import metadata
+
+import torch
+
+import pose_kernels as pk
+
+from . import backends
+
+_OPS = ("uv_splat", "uv_splat_backward", "uv_gather", "push_pull")
+
+
+def main() -> int:
+    """Print the report; 0 when the self test passed on every device, 1 when it did not."""
+    print("pose_kernels doctor - paste this into an issue\n")
+    _versions()
+    _libraries()
+    _backend_table()
+    return 0 if _self_test() else 1
+
+
+def _row(name: str, value: object) -> None:
+    print(f"  {name:<24}{value}")
+
+
+def _versions() -> None:
+    print("versions")
+    _row("pose_kernels", f"{pk.__version__} in {os.path.dirname(pk.__file__)}")
+    _row("python", f"{platform.python_version()} on {platform.platform()}")
+    _row("torch", f"{torch.__version__} (CUDA {torch.version.cuda or 'none'})")
+    _row("triton", _version_of("triton"))
+    _row("threads", torch.get_num_threads())
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(index)
+            _row(f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, sm_{major}{minor}")
+    else:
+        _row("cuda devices", "none")
+
+
+def _version_of(package: str) -> str:
+    if importlib.util.find_spec(package) is None:
+        return "not installed"
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "installed, version unknown"
+
+
+def _libraries() -> None:
+    print("\ncompiled libraries")
+    info = backends.build_info()
+    for backend, library in (("cpp", "_C_cpu"), ("cuda", "_C_cuda")):
+        entry = info.get("built", {}).get(library, {})
+        archs = f", architectures {' '.join(entry['archs'])}" if entry.get("archs") else ""
+        loaded = backends.unavailable.get(backend)
+        _row(library, f"not loaded: {loaded}" if loaded else f"loaded{archs}")
+    for name, value in info.items():
+        if name not in ("built", "missing") and value:
+            _row(name, value)
+
+
+def _backend_table() -> None:
+    print("\nbackends")
+    asked = os.environ.get("POSE_KERNELS_BACKEND")
+    _row("in force", backends.current() + (f" (POSE_KERNELS_BACKEND={asked})" if asked else ""))
+    for name, why in backends.unavailable.items():
+        _row(f"no {name}", why)
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    _row("op", "  ".join(f"on {device:<9}" for device in devices))
+    for op in _OPS:
+        _row(op, "  ".join(f"{backends.chosen(op, device):<12}" for device in devices))
+
+
+def _self_test() -> bool:
+    """Every op against its reference on small random data, and one gradient, per device."""
+    print("\nself test")
+    passed = True
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    for device in devices:
+        start = time.perf_counter()
+        try:
+            error = _largest_error(torch.device(device))
+            fine = error < 1e-5
+            outcome = f"largest difference to the reference {error:.1e}"
+        except Exception as failure:  # the report must reach the reader whatever broke
+            fine, outcome = False, f"{type(failure).__name__}: {failure}"
+        seconds = time.perf_counter() - start
+        _row(device, f"{'ok' if fine else 'FAILED'}: {outcome} ({seconds:.2f} s)")
+        passed = passed and fine
+    return passed
+
+
+def _largest_error(device: torch.device) -> float:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 24, 24, generator=generator).to(device).requires_grad_()
+    part = torch.randint(0, 5, (2, 24, 24), generator=generator).to(device)
+    uv = torch.rand(2, 2, 24, 24, generator=generator).to(device)
+    results = []
+    for ops in (pk, pk.reference):
+        atlas, weight = ops.uv_splat(image, part, uv, num_parts=4, size=16)
+        filled = ops.push_pull(atlas, weight)
+        painted = ops.uv_gather(filled, part, uv)
+        (gradient,) = torch.autograd.grad(painted.square().sum(), image)
+        results.append((atlas, weight, filled, painted, gradient))
+    return max(float((a - b).detach().abs().max()) for a, b in zip(*results, strict=True))
