@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fast, exact, differentiable warps for human pose transfer.
 
-    import pose_kernels as pk
+import pose_kernels as pk
 
-    atlas, weight = pk.uv_splat(image, part, uv)   # photo -> 24 body-part tiles
-    atlas = pk.push_pull(atlas, weight)            # fill what the photo does not show
-    out = pk.uv_gather(atlas, part2, uv2)          # paint it into another pose
+atlas, weight = pk.uv_splat(image, part, uv)   # photo -> 24 body-part tiles
+atlas = pk.push_pull(atlas, weight)            # fill what the photo does not show
+out = pk.uv_gather(atlas, part2, uv2)          # paint it into another pose
 """
 
 from . import backends, reference

@@ -89,9 +89,7 @@ def non_negative_float(name: str, value: object) -> float:
 def one_of(name: str, value: object, choices: Iterable[object]) -> None:
     allowed = tuple(choices)
     if value not in allowed:
-        raise ValueError(
-            f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
-        )
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
 def geometry_dtype(features: torch.dtype) -> torch.dtype:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Between torch tensors and the raw structs of csrc/ops. Each binding source is compiled twice, with
-// POSE_KERNELS_DEVICE=cpu into _C_cpu and =cuda into _C_cuda. Python checks every argument with a
-// message for people; the checks here are the backstop for direct calls of torch.ops.
+// Between torch tensors and the raw structs of csrc/ops. Each binding source is compiled twice,
+// with POSE_KERNELS_DEVICE=cpu into _C_cpu and =cuda into _C_cuda. Python checks every argument
+// with a message for people; the checks here are the backstop for direct calls of torch.ops.
 #pragma once
 
 #include <utility>
@@ -105,7 +105,8 @@ Planes<T> planes(const Tensor& tensor, bool channels_last) {
 
 inline PartMap part_map(const Tensor& part) {
   const ScalarType dtype = part.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Byte || dtype == ScalarType::Int || dtype == ScalarType::Long,
+  STD_TORCH_CHECK(dtype == ScalarType::Byte || dtype == ScalarType::Int ||
+                      dtype == ScalarType::Long,
                   "part must be uint8, int32 or int64");
   return {part.data_ptr(), int(part.element_size())};
 }

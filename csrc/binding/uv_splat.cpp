@@ -52,8 +52,8 @@ std::tuple<Tensor, Tensor> uv_splat(const Tensor& image_, const Tensor& part_, c
   const Tensor image = dense(image_, last), part = torch::stable::contiguous(part_),
                uv = torch::stable::contiguous(uv_);
   Tensor atlas = empty(image, {N, P, C, S, S}, image.scalar_type(), last);
-  Tensor weight = with_weight ? empty(uv, {N, P, S, S}, uv.scalar_type())
-                              : empty(uv, {0}, uv.scalar_type());
+  Tensor weight =
+      with_weight ? empty(uv, {N, P, S, S}, uv.scalar_type()) : empty(uv, {0}, uv.scalar_type());
   for_dtype(image, [&](auto type) {
     using T = decltype(type);
     using A = acc_t<T>;
@@ -110,8 +110,8 @@ std::tuple<Tensor, Tensor> uv_splat_backward(const Tensor& grad_atlas_,
 
   Tensor grad_image = need_image ? empty(grad_atlas, {N, C, H, W}, features, last)
                                  : empty(grad_atlas, {0}, features);
-  Tensor grad_uv = empty(uv, need_uv ? std::vector<int64_t>{N, 2, H, W} : std::vector<int64_t>{0},
-                         geometry);
+  Tensor grad_uv =
+      empty(uv, need_uv ? std::vector<int64_t>{N, 2, H, W} : std::vector<int64_t>{0}, geometry);
   for_dtype(grad_atlas, [&](auto type) {
     using T = decltype(type);
     using A = acc_t<T>;

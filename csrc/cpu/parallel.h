@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Threads: torch's own pool, reached through the stable ABI. Vector width: chosen when the library is loaded.
+// Threads: torch's own pool, reached through the stable ABI. Vector width: chosen when the library
+// is loaded.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,7 @@
 // A free function marked so is compiled for AVX-512, AVX2 and the portable baseline. The attribute
 // does not reach lambdas or callees that are not inlined: mark the row loop itself.
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define VECTOR_CLONES                                                                              \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define VECTOR_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define VECTOR_CLONES
 #endif

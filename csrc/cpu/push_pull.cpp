@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // push_pull on the CPU, forward and adjoint.
 //
-// One task per tile. The known/unknown pyramid is built once and shared by all channels; per channel,
-// every level above 0 (a third of a plane) stays in L2, level 0 is read once where something is known
-// and written once, past the cache. All inner loops run along a row: the pull adds pairs, the push
-// interpolates vertically into a padded row and then emits two children per parent.
-// A task owns its tile: the same bits for any number of threads.
+// One task per tile. The known/unknown pyramid is built once and shared by all channels; per
+// channel, every level above 0 (a third of a plane) stays in L2, level 0 is read once where
+// something is known and written once, past the cache. All inner loops run along a row: the pull
+// adds pairs, the push interpolates vertically into a padded row and then emits two children per
+// parent. A task owns its tile: the same bits for any number of threads.
 
 #include "../ops/push_pull.h"
 
@@ -19,7 +19,8 @@
 namespace pose_kernels::cpu {
 namespace {
 
-// ---- rows -----------------------------------------------------------------------------------------
+// ---- rows
+// -----------------------------------------------------------------------------------------
 
 // The loops load both sides of a choice first: a load that depends on a mask would not vectorize.
 
@@ -62,7 +63,8 @@ VECTOR_CLONES void divide(A* __restrict row, const A* __restrict count, int64_t 
     row[x] = row[x] / std::max(count[x], A(1)); // a sum over no children is 0 already
 }
 
-// up[i] for all children of a row, from the two nearest parent rows. `padded` has parents + 2 places.
+// up[i] for all children of a row, from the two nearest parent rows. `padded` has parents + 2
+// places.
 template <class A>
 VECTOR_CLONES void upsample(const A* __restrict own, const A* __restrict side, int64_t parents,
                             A* __restrict padded, A* __restrict up) {
@@ -130,7 +132,8 @@ VECTOR_CLONES void narrow_row(const acc_t<T>* row, int64_t width, T* out) {
     out[x] = narrow<T>(row[x]);
 }
 
-// ---- one tile -------------------------------------------------------------------------------------
+// ---- one tile
+// -------------------------------------------------------------------------------------
 
 template <class A>
 struct Level {
@@ -271,7 +274,8 @@ void fill_plane(Pyramid<acc_t<T>>& pyramid, const T* plane, int64_t pixel, T* ou
         std::fill(up, up + level.W, A(0));
       }
       if (level.any[y])
-        select(&level.known[y * level.W], values(pyramid, l, y, plane, pixel, scratch), level.W, up);
+        select(&level.known[y * level.W], values(pyramid, l, y, plane, pixel, scratch), level.W,
+               up);
       if (l > 0)
         std::copy(up, up + level.W, &level.value[y * level.W]);
       else
@@ -293,7 +297,8 @@ void fill_plane_adjoint(Pyramid<acc_t<T>>& pyramid, const T* plane, int64_t pixe
     keep(row, &pyramid.within[y * levels[0].W], uint8_t(1), levels[0].W, scratch);
     return static_cast<const A*>(scratch);
   };
-  for (size_t l = 0; l + 1 < levels.size(); ++l) { // what the unknown nodes took, back to their parents
+  for (size_t l = 0; l + 1 < levels.size();
+       ++l) { // what the unknown nodes took, back to their parents
     const Level<A>& level = levels[l];
     Level<A>& above = levels[l + 1];
     std::fill(above.value.begin(), above.value.end(), A(0));

@@ -4,10 +4,12 @@
 // A photo touches about 4 % of its atlas, so nearly all of the work is writing zeros: every byte of
 // the output is written exactly once, past the cache, and everything else happens in a few KB.
 //   1. Sort the foreground pixels by (image, part), in pixel order (counting sort, in parallel).
-//   2. One task per tile. The tile is cut into blocks of 16 texels; a block that a pixel touches gets a
+//   2. One task per tile. The tile is cut into blocks of 16 texels; a block that a pixel touches
+//   gets a
 //      slot of its own in a compact accumulator (all of it fits L1 or L2), all others share slot 0,
 //      which stays zero.
-//   3. Accumulate D, turn it into normalized weights, accumulate the channels, and copy the tile out
+//   3. Accumulate D, turn it into normalized weights, accumulate the channels, and copy the tile
+//   out
 //      block by block, in order and without a branch.
 // One task owns a tile and adds in pixel order: the same bits for any number of threads.
 //
@@ -59,7 +61,8 @@ Partition<acc_t<T>> partition(const UvSplat<T>& op) {
       const int part = part_at(op.part, n * pixels + p, int(op.P));
       TilePoint<A> point;
       if (part > 0 && tile_point(u[p], v[p], int(op.S), point))
-        visit(part - 1, Record<A>{int32_t(p), int32_t(point.y0 * op.S + point.x0), point.ax, point.ay});
+        visit(part - 1,
+              Record<A>{int32_t(p), int32_t(point.y0 * op.S + point.x0), point.ax, point.ay});
     }
   };
   parallel(op.N * chunks, 1, [&](int64_t begin, int64_t end) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The surface ops at one pixel: where (u, v) lies on its tile, and the four texels around it.
 //
-//   t = (clamp(u, 0, 1) (S-1), (1 - clamp(v, 0, 1)) (S-1))        column, row; texel centers at integers
-//   w_q = k(t_x - q_x) k(t_y - q_y),   k(t) = max(0, 1 - |t|)
+//   t = (clamp(u, 0, 1) (S-1), (1 - clamp(v, 0, 1)) (S-1))        column, row; texel centers at
+//   integers w_q = k(t_x - q_x) k(t_y - q_y),   k(t) = max(0, 1 - |t|)
 //
 // Corners are numbered 0: (x0, y0), 1: (x0+1, y0), 2: (x0, y0+1), 3: (x0+1, y0+1).
 #pragma once
@@ -13,10 +13,11 @@ namespace pose_kernels {
 
 template <class A>
 struct TilePoint {
-  int x0, y0;   // texel of corner 0
-  int dx, dy;   // step to the right and lower corners: 1, or 0 on a tile of one texel
-  A ax, ay;     // fractions towards them, in [0, 1]
-  A du, dv;     // d t_x / d u and d t_y / d v: +-(S-1), or 0 where that axis was clamped (0, 1 included)
+  int x0, y0; // texel of corner 0
+  int dx, dy; // step to the right and lower corners: 1, or 0 on a tile of one texel
+  A ax, ay;   // fractions towards them, in [0, 1]
+  A du,
+      dv; // d t_x / d u and d t_y / d v: +-(S-1), or 0 where that axis was clamped (0, 1 included)
 };
 
 // False when a coordinate is not finite: such a pixel takes no part at all.
@@ -25,7 +26,7 @@ HD bool tile_point(A u, A v, int S, TilePoint<A>& point) {
   if (!(u - u == A(0)) || !(v - v == A(0)))
     return false;
   const A scale = A(S - 1);
-  const bool inside_u = u > A(0) && u < A(1), inside_v = v > A(0) && v < A(1);
+  const bool inside_u = u > A(0) && u<A(1), inside_v = v> A(0) && v < A(1);
   const A tx = (u < A(0) ? A(0) : u > A(1) ? A(1) : u) * scale;
   const A ty = (A(1) - (v < A(0) ? A(0) : v > A(1) ? A(1) : v)) * scale;
   const int last = S > 1 ? S - 2 : 0;

@@ -45,9 +45,11 @@ HD uint32_t float_to_bits(float value) {
   return bits;
 }
 
-// IEEE binary16 <-> float in integer arithmetic, round to nearest even: for compilers without _Float16.
+// IEEE binary16 <-> float in integer arithmetic, round to nearest even: for compilers without
+// _Float16.
 HD float half_bits_to_float(uint16_t h) {
-  const uint32_t sign = uint32_t(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 1023u;
+  const uint32_t sign = uint32_t(h & 0x8000u) << 16, exponent = (h >> 10) & 31u,
+                 mantissa = h & 1023u;
   if (exponent == 31u) // infinity, NaN
     return bits_to_float(sign | 0x7f800000u | (mantissa << 13));
   if (exponent == 0u) { // zero, subnormal: mantissa * 2^-24
@@ -65,7 +67,8 @@ HD uint16_t float_to_half_bits(float value) {
     return sign | 0x7e00u;
   if (magnitude >= 0x477ff000u) // rounds to 65536 or more
     return sign | 0x7c00u;
-  if (magnitude < 0x38800000u) { // below 2^-14: adding 0.5 leaves the rounded subnormal in the low bits
+  if (magnitude <
+      0x38800000u) { // below 2^-14: adding 0.5 leaves the rounded subnormal in the low bits
     const float shifted = bits_to_float(magnitude) + 0.5f;
     return sign | uint16_t(float_to_bits(shifted) - 0x3f000000u);
   }
@@ -73,10 +76,16 @@ HD uint16_t float_to_half_bits(float value) {
   return sign | uint16_t((rounded - 0x38000000u) >> 13);
 }
 
-HD float widen(float x) { return x; }
-HD double widen(double x) { return x; }
+HD float widen(float x) {
+  return x;
+}
+HD double widen(double x) {
+  return x;
+}
 
-HD float widen(bfloat16 x) { return bits_to_float(uint32_t(x.bits) << 16); }
+HD float widen(bfloat16 x) {
+  return bits_to_float(uint32_t(x.bits) << 16);
+}
 
 HD float widen(float16 x) {
 #if defined(__CUDA_ARCH__)

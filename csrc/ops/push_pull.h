@@ -12,9 +12,9 @@ struct PushPull {
   Planes<const T> atlas;  // [M, C, H W]   values where known; others are never read
   const acc_t<T>* weight; // [M, H, W]     known where weight > min_weight
   acc_t<T> min_weight;
-  int64_t radius;         // fill no farther (Chebyshev, texels) than this from a known texel; < 0: no limit
-  bool adjoint;           // apply the transpose of the (linear) fill instead
-  Planes<T> filled;       // [M, C, H W]   out
+  int64_t radius; // fill no farther (Chebyshev, texels) than this from a known texel; < 0: no limit
+  bool adjoint;   // apply the transpose of the (linear) fill instead
+  Planes<T> filled; // [M, C, H W]   out
 };
 
 namespace cpu {

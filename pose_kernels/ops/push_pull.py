@@ -89,9 +89,7 @@ def _reference(
     return empty_in_format_of(atlas, filled.shape).copy_(filled)
 
 
-def _fake(
-    atlas: Tensor, weight: Tensor, radius: int, min_weight: float, adjoint: bool
-) -> Tensor:
+def _fake(atlas: Tensor, weight: Tensor, radius: int, min_weight: float, adjoint: bool) -> Tensor:
     return empty_in_format_of(atlas, atlas.shape)
 
 

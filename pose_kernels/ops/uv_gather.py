@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..autograd import Operator
@@ -85,14 +84,13 @@ def _backward(ctx: Any, grad: Tensor) -> dict[str, Tensor | None]:
     if ctx.needs_input_grad[0]:
         grads["atlas"], _ = splat(grad, part, uv, ctx.tiles, ctx.side, False, 0.0, False)
     if ctx.needs_input_grad[2]:  # the same bilinear form as the splat's, with the roles swapped
-        _, grads["uv"] = splat_backward(
-            atlas, None, grad, part, uv, None, None, 0.0, False, True
-        )
+        _, grads["uv"] = splat_backward(atlas, None, grad, part, uv, None, None, 0.0, False, True)
     return grads
 
 
 def _tangent(inputs: tuple[Any, ...], output: Tensor, tangents: dict[str, Tensor]) -> Tensor:
-    return uv_gather_tangent(*inputs, tangents.get("atlas"), tangents.get("uv"))
+    atlas, part, uv = inputs
+    return uv_gather_tangent(atlas, part, uv, tangents.get("atlas"), tangents.get("uv"))
 
 
 gather = Operator(

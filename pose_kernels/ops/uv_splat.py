@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..autograd import Operator, no_second_order
@@ -247,10 +246,12 @@ def _backward_backward(
 
 def _backward_tangent(
     inputs: tuple[Any, ...], outputs: object, tangents: dict[str, Tensor]
-) -> tuple[Tensor, None]:
+) -> tuple[Tensor | None, None]:
     need_uv = inputs[-1]
     if need_uv or "uv" in tangents:  # where uv does not move, weight does not either
         raise no_second_order("uv_splat and uv_gather", "uv")
+    if "grad_atlas" not in tangents:
+        return None, None
     grad_image, _ = splat_backward(tangents["grad_atlas"], *inputs[1:])
     return grad_image, None
 

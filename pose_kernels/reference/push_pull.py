@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -67,41 +69,50 @@ def _within(known: Tensor, radius: int) -> Tensor:
     return F.max_pool2d(F.pad(rows, (0, 0, ry, ry)), (2 * ry + 1, 1), stride=1) > 0
 
 
-def _parents(children: int, like: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Own parent and next one over (clamped) of every child along an axis; number of parents."""
-    parents = (children + 1) // 2
-    index = torch.arange(children, device=like.device)
-    side = (index // 2 + (index % 2) * 2 - 1).clamp(0, max(parents - 1, 0))
-    return index // 2, side, parents
+# Each of these works along the last axis; both axes are done with a transpose in between.
+
+
+def _both_axes(along: Callable[[Tensor, int], Tensor], x: Tensor, sides: tuple[int, int]) -> Tensor:
+    return along(along(x, sides[1]).mT, sides[0]).mT
+
+
+def _sum_pairs(x: Tensor, _: int) -> Tensor:
+    return F.pad(x, (0, x.shape[-1] % 2)).unflatten(-1, (-1, 2)).sum(-1)
+
+
+def _repeat_pairs(x: Tensor, children: int) -> Tensor:
+    return x.repeat_interleave(2, -1)[..., :children]
+
+
+def _upsample(x: Tensor, children: int) -> Tensor:
+    """3/4 of the own parent, 1/4 of the one before (even child) or after (odd), clamped."""
+    before = torch.cat([x[..., :1], x[..., :-1]], -1)
+    after = torch.cat([x[..., 1:], x[..., -1:]], -1)
+    pairs = torch.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], -1)
+    return pairs.flatten(-2)[..., :children]
+
+
+def _upsample_transpose(x: Tensor, _: int) -> Tensor:
+    even, odd = F.pad(x, (0, x.shape[-1] % 2)).unflatten(-1, (-1, 2)).unbind(-1)
+    own = 0.75 * (even + odd)
+    to_before = torch.cat([even[..., :1] + even[..., 1:2], even[..., 2:], 0 * even[..., :1]], -1)
+    to_after = torch.cat([0 * odd[..., :1], odd[..., :-2], odd[..., -2:-1] + odd[..., -1:]], -1)
+    if x.shape[-1] <= 2:  # one parent, which is its own neighbor
+        to_before, to_after = even, odd
+    return own + 0.25 * (to_before + to_after)
 
 
 def _child_sum(x: Tensor) -> Tensor:
-    for dim in (-2, -1):
-        own, _, parents = _parents(x.shape[dim], x)
-        shape = list(x.shape)
-        shape[dim] = parents
-        x = x.new_zeros(shape).index_add(dim, own, x)
-    return x
+    return _both_axes(_sum_pairs, x, (0, 0))
 
 
 def _child_sum_transpose(x: Tensor, children: torch.Size) -> Tensor:
-    for dim in (-2, -1):
-        own, _, _ = _parents(children[dim], x)
-        x = x.index_select(dim, own)
-    return x
+    return _both_axes(_repeat_pairs, x, (children[0], children[1]))
 
 
 def _up(x: Tensor, children: torch.Size) -> Tensor:
-    for dim in (-2, -1):
-        own, side, _ = _parents(children[dim], x)
-        x = 0.75 * x.index_select(dim, own) + 0.25 * x.index_select(dim, side)
-    return x
+    return _both_axes(_upsample, x, (children[0], children[1]))
 
 
 def _up_transpose(x: Tensor) -> Tensor:
-    for dim in (-2, -1):
-        own, side, parents = _parents(x.shape[dim], x)
-        shape = list(x.shape)
-        shape[dim] = parents
-        x = x.new_zeros(shape).index_add(dim, own, 0.75 * x).index_add(dim, side, 0.25 * x)
-    return x
+    return _both_axes(_upsample_transpose, x, (0, 0))

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// The patch of the atlas that one warp of uv_splat owns: sums in shared memory, and their way out.
+#pragma once
+
+#include "channels.h"
+#include "pixel_bands.h"
+
+namespace pose_kernels::cuda {
+
+// WIDE: lanes are 32 channels; else they are 4 corners x 8 slots, slot 0 the weight, then channels.
+template <class A, bool WIDE>
+struct Patch {
+  static constexpr int kRows = kBandRows;
+  static constexpr int kColumns = WIDE ? 32 / int(sizeof(A)) : 32;
+  static constexpr int kTexels = kRows * kColumns;
+  static constexpr int kChannels = WIDE ? 32 : 32 / int(sizeof(A)); // most in one pass
+  static constexpr int kChannelStride = WIDE ? 1 : kTexels, kTexelStride = WIDE ? 32 : 1;
+
+  A* weight; // [kTexels]            D; `sum` follows it
+  A* sum;    // [kChannels][kTexels], or [kTexels][kChannels] when WIDE
+  A* color;  // [channels][32]       of the 32 pixels at hand, narrow only
+  bool touched;
+
+  static HD constexpr int elements(int channels) {
+    return kTexels + (WIDE ? kTexels * kChannels : channels * (kTexels + 32));
+  }
+
+  __device__ __forceinline__ Patch(A* memory, int channels)
+      : weight(memory), sum(memory + kTexels), color(sum + channels * kTexels), touched(false) {}
+
+  __device__ __forceinline__ void clear(int channels) {
+    const int size = WIDE ? kTexels * (1 + kChannels) : kTexels * (1 + channels);
+    for (int i = lane_index(); i < size; i += kWarp)
+      weight[i] = 0;
+    sync_warp();
+    touched = true;
+  }
+
+  // Adds the pixels of the lanes in `hits`, in their order. A lane passes its own pixel: where
+  // corner 0 lies on the patch (x and y from -1 on), the fractions, and its color's place in the
+  // image.
+  template <class T>
+  __device__ __forceinline__ void add(unsigned hits, int x, int y, A ax, A ay, bool single_texel,
+                                      const T* image, int64_t pixel, int64_t channel,
+                                      int channels) {
+    const int place = (y + 1) * 64 + x + 1;
+    if constexpr (WIDE) {
+      while (hits) {
+        int source[4]; // the next four pixels: their colors are loaded together
+        A loaded[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          source[j] = __ffs(int(hits)) - 1; // -1: none left
+          hits &= hits - 1;
+          const int64_t at = shuffle(pixel, source[j] < 0 ? 0 : source[j]);
+          loaded[j] = source[j] >= 0 && lane_index() < channels
+                          ? widen(image[at + lane_index() * channel])
+                          : A(0);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if (source[j] < 0)
+            break;
+          A w[4];
+          corner_weights(shuffle(ax, source[j]), shuffle(ay, source[j]), w);
+          const int at = shuffle(place, source[j]);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            const int texel = corner(at, k, single_texel);
+            if (texel >= 0)
+              sum[texel * kTexelStride + lane_index()] += w[k] * loaded[j];
+            if (texel >= 0 && lane_index() == k)
+              weight[texel] += w[k];
+          }
+          sync_warp(); // a lane has its own channel, but weights are added to by four of them
+        }
+      }
+    } else {
+      if (hits >> lane_index() & 1u)
+#pragma unroll 2 // more loads in flight would cost the registers of a warp or two
+        for (int c = 0; c < channels; ++c)
+          color[c * kWarp + lane_index()] = widen(image[pixel + c * channel]);
+      sync_warp();
+      const int k = lane_index() % 4;
+      for (; hits; hits &= hits - 1) {
+        const int source = __ffs(int(hits)) - 1;
+        A w[4];
+        corner_weights(shuffle(ax, source), shuffle(ay, source), w);
+        const A own = k == 0 ? w[0] : k == 1 ? w[1] : k == 2 ? w[2] : w[3];
+        const int texel = corner(shuffle(place, source), k, single_texel);
+        if (texel >= 0)
+          for (int slot = lane_index() / 4; slot <= channels; slot += 8)
+            weight[slot * kTexels + texel] +=
+                slot == 0 ? own : own * color[(slot - 1) * kWarp + source];
+        sync_warp(); // the next pixel may touch the same texels, through other lanes
+      }
+    }
+  }
+
+  // Corner k of a pixel at `place`, as a texel of the patch; -1 outside of it.
+  __device__ __forceinline__ static int corner(int place, int k, bool single_texel) {
+    const int x = place % 64 - 1 + k % 2, y = place / 64 - 1 + k / 2;
+    const bool inside = x >= 0 && x < kColumns && y >= 0 && y < kRows;
+    return inside && (k == 0 || !single_texel) ? y * kColumns + x
+                                               : -1; // single: all corners are one
+  }
+
+  // sum = A / D where D > min_weight, else 0.
+  __device__ __forceinline__ void normalize(int channels, A min_weight) {
+    const int step = WIDE ? 1 : kWarp; // lanes are texels, or channels of one texel
+    for (int texel = WIDE ? 0 : lane_index(); texel < kTexels; texel += step) {
+      const A D = weight[texel];
+      for (int c = WIDE ? lane_index() : 0; c < channels; c += WIDE ? kWarp : 1) {
+        A& total = sum[c * kChannelStride + texel * kTexelStride];
+        total = D > min_weight ? total / D : A(0);
+      }
+    }
+    sync_warp();
+  }
+
+  __device__ __forceinline__ A value(int channel, int texel) const {
+    return touched ? sum[channel * kChannelStride + texel * kTexelStride] : A(0);
+  }
+};
+
+// Stores a patch of one plane: `value(texel)` at rows x columns of it. Lanes run along x.
+template <class T, int COLUMNS, class Value>
+__device__ __forceinline__ void store_plane(T* plane, int64_t S, int rows, int columns, bool vector,
+                                            Value value) {
+  const int lane = lane_index();
+  if (vector) {
+    constexpr int K = kVector<T>, kPerRow = COLUMNS / K, kAtOnce = kWarp / kPerRow;
+    const int x = lane % kPerRow * K;
+    for (int y = lane / kPerRow; y < rows; y += kAtOnce)
+      if (x < columns) {
+        Pack<T, K> pack;
+#pragma unroll
+        for (int j = 0; j < K; ++j)
+          pack.value[j] = narrow<T>(value(y * COLUMNS + x + j));
+        *reinterpret_cast<Pack<T, K>*>(plane + y * S + x) = pack;
+      }
+  } else {
+    for (int y = lane / COLUMNS; y < rows; y += kWarp / COLUMNS)
+      if (lane % COLUMNS < columns)
+        plane[y * S + lane % COLUMNS] = narrow<T>(value(y * COLUMNS + lane % COLUMNS));
+  }
+}
+
+// Stores a channels-last patch, `value(channel, texel)`: lanes run along (x, channel), K elements
+// each.
+template <class T, int COLUMNS, int K, class Value>
+__device__ __forceinline__ void store_texels(T* patch, int64_t S, int64_t C, int channels, int rows,
+                                             int columns, Value value) {
+  const int first = lane_index() * K, step = kWarp * K;
+  for (int y = 0; y < rows; ++y) {
+    int x = first / channels, c = first % channels;
+    while (x < columns) {
+      T* at = patch + (y * S + x) * C + c;
+      Pack<T, K> pack;
+      int xj = x, cj = c;
+#pragma unroll
+      for (int j = 0; j < K; ++j) {
+        pack.value[j] = narrow<T>(value(cj, y * COLUMNS + xj));
+        if (++cj == channels)
+          cj = 0, ++xj;
+      }
+      *reinterpret_cast<Pack<T, K>*>(at) = pack;
+      x += step / channels;
+      c += step % channels;
+      if (c >= channels)
+        c -= channels, ++x;
+    }
+  }
+}
+
+} // namespace pose_kernels::cuda
