@@ -78,7 +78,7 @@ def _find_triton() -> None:
 
 
 def _triton_kernels() -> dict[str, Any]:
-    from .triton import KERNELS  # imports triton: only when a kernel is about to be used
+    from .triton import KERNELS
 
     return KERNELS
 

@@ -40,9 +40,8 @@ struct Patch {
   // corner 0 lies on the patch (x and y from -1 on), the fractions, and its color's place in the
   // image.
   template <class T>
-  __device__ __forceinline__ void add(unsigned hits, int x, int y, A ax, A ay, bool single_texel,
-                                      const T* image, int64_t pixel, int64_t channel,
-                                      int channels) {
+  __device__ __forceinline__ void add(unsigned hits, int x, int y, A ax, A ay, const T* image,
+                                      int64_t pixel, int64_t channel, int channels) {
     const int place = (y + 1) * 64 + x + 1;
     if constexpr (WIDE) {
       while (hits) {
@@ -66,7 +65,7 @@ struct Patch {
           const int at = shuffle(place, source[j]);
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
-            const int texel = corner(at, k, single_texel);
+            const int texel = corner(at, k);
             if (texel >= 0)
               sum[texel * kTexelStride + lane_index()] += w[k] * loaded[j];
             if (texel >= 0 && lane_index() == k)
@@ -87,7 +86,7 @@ struct Patch {
         A w[4];
         corner_weights(shuffle(ax, source), shuffle(ay, source), w);
         const A own = k == 0 ? w[0] : k == 1 ? w[1] : k == 2 ? w[2] : w[3];
-        const int texel = corner(shuffle(place, source), k, single_texel);
+        const int texel = corner(shuffle(place, source), k);
         if (texel >= 0)
           for (int slot = lane_index() / 4; slot <= channels; slot += 8)
             weight[slot * kTexels + texel] +=
@@ -97,12 +96,11 @@ struct Patch {
     }
   }
 
-  // Corner k of a pixel at `place`, as a texel of the patch; -1 outside of it.
-  __device__ __forceinline__ static int corner(int place, int k, bool single_texel) {
+  // Corner k of a pixel at `place`, as a texel of the patch; -1 outside of it. Texels beyond the
+  // tile are summed but never stored: on a tile of one texel that is where corners 1 to 3 go.
+  __device__ __forceinline__ static int corner(int place, int k) {
     const int x = place % 64 - 1 + k % 2, y = place / 64 - 1 + k / 2;
-    const bool inside = x >= 0 && x < kColumns && y >= 0 && y < kRows;
-    return inside && (k == 0 || !single_texel) ? y * kColumns + x
-                                               : -1; // single: all corners are one
+    return x >= 0 && x < kColumns && y >= 0 && y < kRows ? y * kColumns + x : -1;
   }
 
   // sum = A / D where D > min_weight, else 0.

@@ -82,8 +82,8 @@ __global__ void __launch_bounds__(kSplatThreads, sizeof(acc_t<T>) == 4 ? 7 : 5)
         continue;
       if (!patch.touched)
         patch.clear(channels);
-      patch.add(hits, x, y, point.ax, point.ay, S == 1, image, pixel.pixel * a.image.pixel,
-                a.image.channel, channels);
+      patch.add(hits, x, y, point.ax, point.ay, image, pixel.pixel * a.image.pixel, a.image.channel,
+                channels);
     }
   }
 
