@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The clock: providers take turns, and samples taken while others used the machine are set aside.
+
+CPU. In every round each provider runs one block of calls, so that ratios come from the same
+minutes. Before a block the clock waits until the rest of the machine uses less than 3 % of it
+(for a while: WAIT_S), and a block during which it used more than 6 % is not counted, unless there
+are no others; then the row is marked noisy. A call's result is freed on the clock, as in a loop.
+
+CUDA. Blocks of graph replays between two events. A graph holds one call per set of inputs, with
+sets enough (at least four) that one replay does not find its data in the L2 cache; one set when a
+warm cache is asked for. What cannot be
+captured (nonzero waits for the GPU) is timed call by call, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+
+QUIET, NOISY = 0.03, 0.06  # share of the machine that others use
+WAIT_S, WATCH_S = 5.0, 0.1  # longest wait for quiet, and how long a look at the load takes
+BLOCK_S = 0.25  # a clock tick of /proc/stat is 10 ms: shorter blocks cannot be judged
+
+
+class Timing(NamedTuple):
+    """Seconds per call: quartiles and least of the counted samples."""
+
+    median: float
+    low: float
+    high: float
+    least: float
+    samples: int
+    foreign: float  # largest share of the machine that others used during a counted block
+    noisy: bool
+    method: str  # "wall clock", "CUDA graph" or "CUDA events"
+
+
+class Contender(NamedTuple):
+    """What runs on the clock; active is entered around every block."""
+
+    name: str
+    call: Callable[[], Any]
+    active: Callable[[], AbstractContextManager[None]]
+
+
+class Block(NamedTuple):
+    seconds: list[float]
+    foreign: float
+
+
+class ForeignLoad:
+    """Share of the machine's processor time that other processes took since the last look."""
+
+    def __init__(self) -> None:
+        self._last = self._read()
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        """Seconds busy of all processors, of this process, and on the wall."""
+        try:
+            with open("/proc/stat") as stat:
+                ticks = [int(word) for word in stat.readline().split()[1:9]]
+        except OSError:  # not Linux: nothing is known about others
+            ticks = [0] * 8
+        idle = ticks[3] + ticks[4]
+        busy = (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK")
+        return busy, time.process_time(), time.perf_counter()
+
+    def look(self) -> float:
+        before, self._last = self._last, self._read()
+        busy, own, wall = (now - then for now, then in zip(self._last, before, strict=True))
+        return max(0.0, busy - own) / max(wall * (os.cpu_count() or 1), 1e-9)
+
+
+def wait_for_quiet(load: ForeignLoad, patience: float) -> float:
+    """Seconds waited until others left the machine alone, or patience (about) was at its end."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < patience:
+        load.look()
+        time.sleep(WATCH_S)
+        if load.look() < QUIET:
+            break
+    return time.perf_counter() - start
+
+
+def interleave(
+    contenders: Sequence[Contender],
+    *,
+    rounds: int,
+    block_s: float = BLOCK_S,
+    patience: float = WAIT_S,
+    before: Callable[[], Any] | None = None,
+) -> dict[str, Timing]:
+    """Time every contender on the CPU, in turns, until each has ``rounds`` quiet blocks.
+
+    before runs ahead of every call, off the clock. Noisy blocks are repeated, at most ``rounds``
+    more times; all waiting together takes at most ``rounds`` times ``patience`` seconds.
+    """
+    load = ForeignLoad()
+    spare = rounds * patience
+    calls = {}
+    for contender in contenders:
+        with contender.active():
+            contender.call()  # the first call allocates, the second is typical
+            start = time.perf_counter()
+            contender.call()
+            calls[contender.name] = max(1, int(block_s / (time.perf_counter() - start)))
+    blocks: dict[str, list[Block]] = {contender.name: [] for contender in contenders}
+
+    def quiet(name: str) -> list[Block]:
+        return [block for block in blocks[name] if block.foreign <= NOISY]
+
+    for _ in range(2 * rounds):
+        waiting = [c for c in contenders if len(quiet(c.name)) < rounds]
+        if not waiting:
+            break
+        for contender in waiting:
+            spare -= wait_for_quiet(load, min(patience, spare))
+            with contender.active():
+                load.look()
+                seconds = [_seconds(contender.call, before) for _ in range(calls[contender.name])]
+                blocks[contender.name].append(Block(seconds, load.look()))
+    return {c.name: _summary(blocks[c.name], quiet(c.name), rounds) for c in contenders}
+
+
+def _seconds(call: Callable[[], Any], before: Callable[[], Any] | None) -> float:
+    if before is not None:
+        before()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def evictor() -> Callable[[], Any]:
+    """Empties the caches of the CPU: overwrites 256 MB."""
+    return torch.empty(64 << 20).zero_
+
+
+def _summary(blocks: list[Block], quiet: list[Block], rounds: int) -> Timing:
+    noisy = len(quiet) < (rounds + 1) // 2
+    counted = sorted(blocks, key=lambda block: block.foreign)[:rounds] if noisy else quiet
+    seconds = [s for block in counted for s in block.seconds]
+    foreign = max(block.foreign for block in counted)
+    return timing_of(seconds, foreign, noisy, "wall clock")
+
+
+def timing_of(seconds: list[float], foreign: float, noisy: bool, method: str) -> Timing:
+    low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
+    return Timing(median, low, high, min(seconds), len(seconds), foreign, noisy, method)
+
+
+def l2_sets(bytes_per_set: int) -> int:
+    """Sets of inputs that together are three times the L2 cache, at least four, at most 64."""
+    cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+    return min(64, max(4, -(-3 * cache // max(1, bytes_per_set))))
+
+
+def cuda_timing(
+    make_calls: Callable[[], Sequence[Callable[[], Any]]],
+    active: Callable[[], AbstractContextManager[None]],
+    *,
+    rounds: int,
+    block_s: float = 0.05,
+    capture: bool = True,
+) -> Timing:
+    """Time a provider on the GPU. make_calls builds one call per set of inputs; it runs on the
+    stream of the capture, because backward runs where its forward ran."""
+    stream = torch.cuda.Stream()
+    with active(), torch.cuda.stream(stream):
+        calls = make_calls()
+        for _ in range(3):  # compiles, and lets the allocator settle
+            kept = [call() for call in calls]
+        del kept
+        stream.synchronize()
+        if capture:
+            replay, method = _captured(calls, stream), "CUDA graph"
+        else:
+            replay, method = _one_by_one(calls), "CUDA events"
+        count = max(1, int(block_s / _events(replay, 1, stream)))
+        seconds = [_events(replay, count, stream) / len(calls) for _ in range(4 * rounds)]
+    return timing_of(seconds, 0.0, False, method)
+
+
+def _captured(calls: Sequence[Callable[[], Any]], stream: torch.cuda.Stream) -> Callable[[], None]:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        kept = [call() for call in calls]  # alive: every call writes to memory of its own
+    del kept
+    return graph.replay
+
+
+def _one_by_one(calls: Sequence[Callable[[], Any]]) -> Callable[[], None]:
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
+
+
+def _events(run: Callable[[], None], count: int, stream: torch.cuda.Stream) -> float:
+    """Seconds per run."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record(stream)
+    for _ in range(count):
+        run()
+    end.record(stream)
+    end.synchronize()
+    return start.elapsed_time(end) * 1e-3 / count
