@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E501 (a row is one line: the mistake and the whole message)
+"""What a wrong argument is told: one row per mistake, with the whole message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+import pose_kernels as pk
+
+image, part, uv = (
+    torch.zeros(2, 3, 8, 9),
+    torch.zeros(2, 8, 9, dtype=torch.uint8),
+    torch.zeros(2, 2, 8, 9),
+)
+atlas, weight = torch.zeros(2, 4, 3, 5, 5), torch.zeros(2, 4, 5, 5)
+SPLAT = {"image": image, "part": part, "uv": uv, "num_parts": 4, "size": 5}
+GATHER = {"atlas": atlas, "part": part, "uv": uv}
+FILL = {"atlas": atlas, "weight": weight}
+floats = "must be float32, float64, float16 or bfloat16"
+
+# op, correct arguments, the wrong one(s), the message
+ROWS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    # rank
+    ("uv_splat", SPLAT, {"image": image[0]}, "image must be (N, C, H, W), got (3, 8, 9) float32"),
+    ("uv_splat", SPLAT, {"part": part[:, None]}, "part must be (N, H, W), got (2, 1, 8, 9) uint8"),
+    ("uv_splat", SPLAT, {"uv": uv[:, 0]}, "uv must be (N, 2, H, W), got (2, 8, 9) float32"),
+    ("uv_gather", GATHER, {"atlas": atlas[0]}, "atlas must be (N, P, C, S, S), got (4, 3, 5, 5) float32"),
+    ("uv_gather", GATHER, {"part": part[0]}, "part must be (N, H, W), got (8, 9) uint8"),
+    ("uv_gather", GATHER, {"uv": uv[None]}, "uv must be (N, 2, H, W), got (1, 2, 2, 8, 9) float32"),
+    ("push_pull", FILL, {"atlas": image[0, 0]}, "atlas must be (..., C, H, W), got (8, 9) float32"),
+    ("push_pull", FILL, {"weight": weight[0]}, "weight must be (L0, L1, H, W), got (4, 5, 5) float32"),
+    # sizes that do not agree
+    ("uv_splat", SPLAT, {"part": part[:1]}, "part must be (N, H, W) = (2, 8, 9) as in image, got (1, 8, 9) uint8"),
+    ("uv_splat", SPLAT, {"part": part[:, :7]}, "part must be (N, H, W) = (2, 8, 9) as in image, got (2, 7, 9) uint8"),
+    ("uv_splat", SPLAT, {"uv": uv[..., :8]}, "uv must be (N, 2, H, W) = (2, 2, 8, 9) as in image, got (2, 2, 8, 8) float32"),
+    ("uv_splat", SPLAT, {"uv": image}, "uv must be (N, 2, H, W) = (2, 2, 8, 9) as in image, got (2, 3, 8, 9) float32"),
+    ("uv_splat", SPLAT, {"uv": uv.permute(0, 2, 3, 1)}, "uv must be (N, 2, H, W) = (2, 2, 8, 9) as in image, got (2, 8, 9, 2) float32"),
+    ("uv_gather", GATHER, {"part": part[:1]}, "part must be (N, H, W) = (2, 8, 9) as in atlas, got (1, 8, 9) uint8"),
+    ("uv_gather", GATHER, {"uv": uv[:, :, :3]}, "uv must be (N, 2, H, W) = (2, 2, 8, 9) as in atlas, got (2, 2, 3, 9) float32"),
+    ("uv_gather", GATHER, {"atlas": atlas[..., :4]}, "atlas must be (N, P, C, S, S) = (2, 4, 3, 5, 5) as in atlas, got (2, 4, 3, 5, 4) float32"),
+    ("uv_gather", GATHER, {"atlas": atlas[:, :0]}, "atlas must have at least one tile of at least one texel, got P = 0, S = 5"),
+    ("uv_gather", GATHER, {"atlas": atlas[..., :0, :0]}, "atlas must have at least one tile of at least one texel, got P = 4, S = 0"),
+    ("push_pull", FILL, {"weight": weight[:, :3]}, "weight must be (L0, L1, H, W) = (2, 4, 5, 5) as in atlas, got (2, 3, 5, 5) float32"),
+    ("push_pull", FILL, {"weight": weight[..., :1]}, "weight must be (L0, L1, H, W) = (2, 4, 5, 5) as in atlas, got (2, 4, 5, 1) float32"),
+    # dtypes
+    ("uv_splat", SPLAT, {"image": image.to(torch.uint8)}, f"image {floats}, got (2, 3, 8, 9) uint8"),
+    ("uv_splat", SPLAT, {"image": image.bool()}, f"image {floats}, got (2, 3, 8, 9) bool"),
+    ("uv_splat", SPLAT, {"image": image.to(torch.complex64)}, f"image {floats}, got (2, 3, 8, 9) complex64"),
+    ("uv_splat", SPLAT, {"image": image.to(torch.float8_e4m3fn)}, f"image {floats}, got (2, 3, 8, 9) float8_e4m3fn"),
+    ("uv_splat", SPLAT, {"part": part.float()}, "part must have an integer dtype, got (2, 8, 9) float32"),
+    ("uv_splat", SPLAT, {"part": part.bool()}, "part must have an integer dtype, got (2, 8, 9) bool"),
+    ("uv_splat", SPLAT, {"uv": uv.int()}, f"uv {floats}, got (2, 2, 8, 9) int32"),
+    ("uv_splat", SPLAT, {"uv": uv.to(torch.complex128)}, f"uv {floats}, got (2, 2, 8, 9) complex128"),
+    ("uv_gather", GATHER, {"atlas": atlas.long()}, f"atlas {floats}, got (2, 4, 3, 5, 5) int64"),
+    ("uv_gather", GATHER, {"part": part.half()}, "part must have an integer dtype, got (2, 8, 9) float16"),
+    ("push_pull", FILL, {"atlas": atlas.to(torch.complex64)}, f"atlas {floats}, got (2, 4, 3, 5, 5) complex64"),
+    ("push_pull", FILL, {"weight": weight.bool()}, f"weight {floats}, got (2, 4, 5, 5) bool"),
+    # devices and layouts
+    ("uv_splat", SPLAT, {"part": part.to("meta")}, "part must be on cpu as image is, got meta"),
+    ("uv_splat", SPLAT, {"uv": uv.to("meta")}, "uv must be on cpu as image is, got meta"),
+    ("uv_gather", GATHER, {"part": part.to("meta")}, "part must be on cpu as atlas is, got meta"),
+    ("push_pull", FILL, {"weight": weight.to("meta")}, "weight must be on cpu as atlas is, got meta"),
+    ("uv_splat", SPLAT, {"image": image.to_sparse()}, "image must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    ("uv_gather", GATHER, {"uv": uv.to_sparse()}, "uv must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    ("push_pull", FILL, {"weight": weight.to_sparse()}, "weight must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    # numbers
+    ("uv_splat", SPLAT, {"size": 0}, "size must be an int of at least 1, got 0"),
+    ("uv_splat", SPLAT, {"size": -5}, "size must be an int of at least 1, got -5"),
+    ("uv_splat", SPLAT, {"size": 5.0}, "size must be an int of at least 1, got 5.0"),
+    ("uv_splat", SPLAT, {"size": True}, "size must be an int of at least 1, got True"),
+    ("uv_splat", SPLAT, {"size": (5, 5)}, "size must be an int of at least 1, got (5, 5)"),
+    ("uv_splat", SPLAT, {"num_parts": 0}, "num_parts must be an int of at least 1, got 0"),
+    ("uv_splat", SPLAT, {"num_parts": None}, "num_parts must be an int of at least 1, got None"),
+    ("uv_splat", SPLAT, {"min_weight": -1e-3}, "min_weight must be a number of at least 0, got -0.001"),
+    ("uv_splat", SPLAT, {"min_weight": float("nan")}, "min_weight must be a number of at least 0, got nan"),
+    ("uv_splat", SPLAT, {"min_weight": "0"}, "min_weight must be a number of at least 0, got '0'"),
+    ("push_pull", FILL, {"min_weight": -1}, "min_weight must be a number of at least 0, got -1"),
+    ("push_pull", FILL, {"radius": -1}, "radius must be None or an int of at least 0, got -1"),
+]  # fmt: skip
+
+TYPE_ROWS = [
+    ("uv_splat", SPLAT, {"image": image.numpy()[:0]}, "image must be a torch.Tensor, got ndarray array([], shape=(0, 3, 8, 9), dtype=float32)"),
+    ("uv_splat", SPLAT, {"part": None}, "part must be a torch.Tensor, got NoneType None"),
+    ("uv_splat", SPLAT, {"uv": [0.5, 0.5]}, "uv must be a torch.Tensor, got list [0.5, 0.5]"),
+    ("uv_gather", GATHER, {"atlas": "T.png"}, "atlas must be a torch.Tensor, got str 'T.png'"),
+    ("uv_gather", GATHER, {"uv": 0.5}, "uv must be a torch.Tensor, got float 0.5"),
+    ("push_pull", FILL, {"atlas": (1, 2)}, "atlas must be a torch.Tensor, got tuple (1, 2)"),
+    ("push_pull", FILL, {"weight": None}, "weight must be a torch.Tensor, got NoneType None"),
+    ("push_pull", FILL, {"radius": 1.5}, "radius must be None or an int, got float 1.5"),
+    ("push_pull", FILL, {"radius": True}, "radius must be None or an int, got bool True"),
+]  # fmt: skip
+
+
+def row_id(row: tuple) -> str:
+    return f"{row[0]}-{next(iter(row[2]))}-{row[3].rsplit('got ', 1)[-1]}"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=map(row_id, ROWS))
+def test_value_error(row):
+    name, right, wrong, message = row
+    with pytest.raises(ValueError) as error:
+        getattr(pk, name)(**{**right, **wrong})
+    assert type(error.value) is ValueError
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("row", TYPE_ROWS, ids=map(row_id, TYPE_ROWS))
+def test_type_error(row):
+    name, right, wrong, message = row
+    with pytest.raises(TypeError) as error:
+        getattr(pk, name)(**{**right, **wrong})
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "right"), [("uv_splat", SPLAT), ("uv_gather", GATHER), ("push_pull", FILL)]
+)
+def test_the_rows_are_wrong_in_one_thing_only(name, right):
+    getattr(pk, name)(**right)
+
+
+FAKE_ROWS = [
+    row for row in ROWS if not any(isinstance(v, torch.Tensor) and (v.is_sparse or v.is_meta) for v in row[2].values())
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", FAKE_ROWS, ids=map(row_id, FAKE_ROWS))
+def test_fake_tensors_are_told_the_same(row):
+    """What torch.compile and torch.export see when they trace."""
+    name, right, wrong, message = row
+    with FakeTensorMode() as mode:
+        fakes = {
+            k: mode.from_tensor(v) if isinstance(v, torch.Tensor) else v
+            for k, v in {**right, **wrong}.items()
+        }
+        with pytest.raises(ValueError) as error:
+            getattr(pk, name)(**fakes)
+    assert str(error.value) == message
+
+
+def test_numpy_integers_are_no_ints():
+    """As everywhere: an int, so that a shape never depends on the precision of a NumPy scalar."""
+    with pytest.raises(ValueError, match=r"^size must be an int of at least 1, got np.int64\(5\)$"):
+        pk.uv_splat(**{**SPLAT, "size": np.int64(5)})
+
+
+@pytest.mark.parametrize(
+    "option", [{"size": 2**33}, {"size": 2**70}, {"num_parts": 2**62}, {"num_parts": 2**70}]
+)
+def test_a_size_no_memory_can_hold_is_an_error(option):
+    """Never a wrapped-around allocation; which error is PyTorch's choice."""
+    for op in (pk.uv_splat, pk.reference.uv_splat):
+        with pytest.raises((RuntimeError, TypeError, ValueError, OverflowError, MemoryError)):
+            op(**{**SPLAT, **option})
+
+
+@pytest.mark.parametrize(
+    "bad", [{"part": part[:, :4]}, {"uv": uv[:, :, :4]}, {"part": part.int().float()}]
+)
+def test_the_error_survives_torch_compile(bad):
+    compiled = torch.compile(lambda i: pk.uv_splat(**i), backend="eager", fullgraph=True)
+    with pytest.raises(Exception) as error:
+        compiled({**SPLAT, **bad})
+    assert "part must" in str(error.value) or "uv must" in str(error.value)
+    torch._dynamo.reset()
+
+
+def test_requires_grad_where_no_gradient_flows_is_allowed():
+    known = weight.clone().requires_grad_()
+    filled = pk.push_pull(atlas, known)
+    assert not filled.requires_grad or torch.autograd.grad(
+        filled.sum(), known, allow_unused=True
+    ) == (None,)
+
+
+# ---- the backstop: what only a direct call of the dispatcher can get wrong
+
+f64 = torch.float64
+DIRECT = [
+    ("uv_splat", (image[0], part, uv, 4, 5, True, 1e-3, True), "image must be (N, C, H, W)"),
+    ("uv_splat", (image, part[:, :4], uv, 4, 5, True, 1e-3, True), "must agree in N, H and W"),
+    ("uv_splat", (image, part[:1], uv, 4, 5, True, 1e-3, True), "must agree in N, H and W"),
+    ("uv_splat", (image[..., :5], part, uv, 4, 5, True, 1e-3, True), "part must have the size of image"),
+    ("uv_splat", (image, part, uv[:, :1], 4, 5, True, 1e-3, True), "must agree in N, H and W"),
+    ("uv_splat", (image, part.float(), uv, 4, 5, True, 1e-3, True), "part must be uint8, int32 or int64"),
+    ("uv_splat", (image, part.to(torch.int16), uv, 4, 5, True, 1e-3, True), "part must be uint8, int32 or int64"),
+    ("uv_splat", (image, part, uv.double(), 4, 5, True, 1e-3, True), "uv must be float32"),
+    ("uv_splat", (image.to(f64), part, uv, 4, 5, True, 1e-3, True), "float64 with float64 features"),
+    ("uv_splat", (image.int(), part, uv, 4, 5, True, 1e-3, True), "must be"),
+    ("uv_splat", (image, part, uv, 0, 5, True, 1e-3, True), "must be at least 1"),
+    ("uv_splat", (image, part, uv, 4, -5, True, 1e-3, True), "must be at least 1"),
+    ("uv_splat", (image, part, uv, 4, 2**17, True, 1e-3, True), "fewer than 2^31"),
+    ("uv_gather", (atlas[0], part, uv), "atlas must be"),
+    ("uv_gather", (atlas[..., :4], part, uv), "atlas must be"),
+    ("uv_gather", (atlas, part[:, :4], uv), "must agree"),
+    ("uv_gather", (atlas[:1], part, uv), "must agree"),
+    ("uv_gather", (atlas, part, uv.double()), "uv must be float32"),
+    ("uv_gather", (atlas[..., :0, :0], part, uv), "atlas must"),
+    ("push_pull", (image, part[:, :4].float(), -1, 1e-3, False), "must agree in M, H and W"),
+    ("push_pull", (image, uv, -1, 1e-3, False), "weight (M, H, W)"),
+    ("push_pull", (image, part, -1, 1e-3, False), "weight must be float32"),
+    ("uv_splat_backward", (atlas, None, None, part, uv, None, None, 0.0, False, True), "needs the image"),
+    ("uv_splat_backward", (atlas, None, image, part, uv, None, weight, 0.0, True, True), "needs the atlas"),
+    ("uv_splat_backward", (atlas, None, image[:, :2], part, uv, None, None, 0.0, True, True), "image must be"),
+    ("uv_splat_backward", (atlas, None, image.half(), part, uv, None, None, 0.0, True, True), "one dtype"),
+    ("uv_splat_backward", (atlas, None, image, part, uv, atlas[:, :3], weight, 0.0, True, True), "atlas must be"),
+    ("uv_splat_backward", (atlas, None, image, part, uv, atlas, weight[:1], 0.0, True, True), "weight must be"),
+    ("uv_splat_backward", (atlas, weight[0], image, part, uv, None, None, 0.0, True, True), "weight must be"),
+    ("uv_splat_backward", (atlas, None, None, part, uv, None, weight.half(), 0.0, True, False), "weight must be"),
+    ("uv_splat_backward", (atlas, None, None, part[:, :4], uv, None, None, 0.0, True, False), "must agree"),
+    ("uv_splat_backward", (atlas[:, :, :, :4], None, None, part, uv, None, None, 0.0, True, False), "grad_atlas must be"),
+]  # fmt: skip
+
+
+@pytest.mark.skipif("cpp" in pk.backends.unavailable, reason="_C_cpu is not loaded")
+@pytest.mark.parametrize(("name", "args", "message"), DIRECT)
+def test_compiled_kernels_check_again(name, args, message):
+    with pk.use_backend("cpp"), pytest.raises(RuntimeError) as error:
+        getattr(torch.ops.pose_kernels, name)(*args)
+    assert message in str(error.value)
