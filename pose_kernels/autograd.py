@@ -32,6 +32,26 @@ def _forward_mode_active() -> bool:
     return forward_ad._current_level >= 0
 
 
+def _without_views(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel with outputs that are no views, which autograd would let nobody modify."""
+
+    def run(*args: Any) -> Any:
+        outputs = kernel(*args)
+        if isinstance(outputs, torch.Tensor):
+            return outputs.clone() if outputs._is_view() else outputs
+        return tuple(x.clone() if x._is_view() else x for x in outputs)
+
+    return run
+
+
+def _nested_forward_mode() -> bool:
+    """True inside ``torch.func`` forward mode within forward mode."""
+    from torch._functorch import pyfunctorch
+
+    levels = pyfunctorch.retrieve_all_functorch_interpreters()
+    return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1
+
+
 class Operator:
     """``pose_kernels::<name>``: callable, differentiable, overridable per device.
 
@@ -55,9 +75,9 @@ class Operator:
         tangent: Callable[..., Any],
     ) -> None:
         self.name = schema.split("(", 1)[0]
-        self.reference = reference
+        self.reference = _without_views(reference)
         LIBRARY.define(schema, tags=_TAGS)
-        LIBRARY.impl(self.name, reference, "CompositeExplicitAutograd")
+        LIBRARY.impl(self.name, self.reference, "CompositeExplicitAutograd")
         qualified = f"{NAMESPACE}::{self.name}"
         torch.library.register_fake(qualified, fake, lib=LIBRARY)
         self._op = getattr(getattr(torch.ops, NAMESPACE), self.name).default
@@ -78,7 +98,16 @@ class Operator:
                     "call torch.func.jvp outside the compiled region"
                 )
             return self._op(*args)
-        if _functorch_active() or _forward_mode_active():
+        if _functorch_active():
+            if "uv" in self._arguments and _nested_forward_mode():
+                # PyTorch loses the outer tangent of every autograd.Function. Where an op is linear
+                # in all it differentiates, as push_pull is, nothing is lost.
+                raise RuntimeError(
+                    f"{self.name}: forward mode inside forward mode is not supported; "
+                    "take one of the two derivatives in reverse mode"
+                )
+            return self._function.apply(*args)
+        if _forward_mode_active():
             return self._function.apply(*args)
         return self._op(*args)
 
@@ -101,7 +130,12 @@ def _make_function(operator: Operator) -> type[torch.autograd.Function]:
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             operator._save(ctx, inputs, output)
-            ctx.primals, ctx.results = inputs, output
+            # Kept through save_for_forward: an attribute would be a cycle that is never freed.
+            ctx.constants = [None if isinstance(x, torch.Tensor) else x for x in inputs]
+            ctx.is_tensor = [isinstance(x, torch.Tensor) for x in inputs]
+            outputs = output if isinstance(output, tuple) else (output,)
+            tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
+            ctx.save_for_forward(*tensors, *outputs)
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
@@ -114,9 +148,13 @@ def _make_function(operator: Operator) -> type[torch.autograd.Function]:
                 for argument, tangent in zip(operator._arguments, tangents, strict=True)
                 if tangent is not None
             }
-            moved = operator._tangent(ctx.primals, ctx.results, named)
+            saved = list(ctx.saved_tensors)
+            pairs = zip(ctx.is_tensor, ctx.constants, strict=True)
+            primals = tuple(saved.pop(0) if is_tensor else value for is_tensor, value in pairs)
+            results = tuple(saved) if len(saved) > 1 else saved[0]
+            moved = operator._tangent(primals, results, named)
             if isinstance(moved, tuple):  # PyTorch takes no None for "does not move"
-                pairs = zip(moved, ctx.results, strict=True)
+                pairs = zip(moved, saved, strict=True)
                 moved = tuple(torch.zeros_like(y) if t is None else t for t, y in pairs)
             return moved
 

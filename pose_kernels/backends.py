@@ -21,6 +21,8 @@ from typing import Any
 import torch
 
 from .autograd import NAMESPACE
+from .triton import OPS as triton_ops
+from .triton import load as load_triton
 
 BACKENDS = ("auto", "cuda", "triton", "cpp", "reference")
 _OLDEST_TORCH = (2, 10)  # of the stable ABI that the compiled libraries target
@@ -35,9 +37,10 @@ def build_info() -> dict[str, Any]:
     """What the installed build recorded about itself; empty for a pure Python install."""
     path = Path(__file__).with_name("_build_info.json")
     try:
-        return json.loads(path.read_text())
+        info = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    return info if isinstance(info, dict) else {}
 
 
 def _load(backend: str, library: str) -> None:
@@ -45,7 +48,8 @@ def _load(backend: str, library: str) -> None:
     folder = Path(__file__).parent
     found = sorted(folder.glob(f"{library}.*so"))
     if not found:
-        reason = build_info().get("missing", {}).get(library)
+        missing = build_info().get("missing")
+        reason = missing.get(library) if isinstance(missing, dict) else None
         unavailable[backend] = f"{library} was not built" + (f": {reason}" if reason else "")
         return
     version = tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2])
@@ -71,16 +75,46 @@ def interpreted() -> bool:
 
 
 def _find_triton() -> None:
-    if importlib.util.find_spec("triton") is None:
+    try:
+        found = importlib.util.find_spec("triton") is not None
+    except (ImportError, ValueError):  # an import hook may refuse, a stand-in may lack its spec
+        found = False
+    if not found:
         unavailable["triton"] = "the package triton is not installed"
     elif torch.version.cuda is None and not interpreted():
         unavailable["triton"] = f"torch {torch.__version__} is a build without CUDA"
 
 
-def _triton_kernels() -> dict[str, Any]:
-    from .triton import KERNELS
+def _import_triton() -> None:
+    """Import the kernels now; an installed triton that does not work is recorded as such."""
+    if "triton" in unavailable:
+        return
+    try:
+        for op in triton_ops:
+            load_triton(op)
+    except Exception as error:  # whatever a broken installation raises
+        unavailable["triton"] = f"triton is installed but fails: {error}"
 
-    return KERNELS
+
+def _triton_kernels() -> dict[str, Any]:
+    """Per op: the Triton launcher, imported at its first call; the reference if that fails."""
+
+    def kernel(op: str) -> Any:
+        def run(*args: Any) -> Any:
+            _import_triton()
+            if "triton" in unavailable:
+                warnings.warn(
+                    f"{op} runs on the reference: {unavailable['triton']}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                _switch("auto")
+                return _references()[op](*args)
+            return load_triton(op)(*args)
+
+        return run
+
+    return {op: kernel(op) for op in triton_ops}
 
 
 def _register(kernels: dict[str, Any], keys: tuple[str, ...]) -> torch.library.Library:
@@ -104,16 +138,17 @@ def _references() -> dict[str, Any]:
 def _switch(backend: str) -> None:
     """Lay the asked backend over the natural registration, in place of an earlier override."""
     global _current, _override
+    kernels: dict[str, Any] = {}
+    keys: tuple[str, ...] = ("CUDA",)
+    if backend == "reference":
+        kernels, keys = _references(), ("CPU", "CUDA")
+    elif backend == "triton":
+        kernels, keys = _triton_kernels(), ("CPU",) if interpreted() else ("CUDA",)
+    elif "cuda" in unavailable and "triton" not in unavailable and torch.version.cuda is not None:
+        kernels = _triton_kernels()
     if _override is not None:
         _override._destroy()
-        _override = None
-    if backend == "reference":
-        _override = _register(_references(), ("CPU", "CUDA"))
-    elif backend == "triton":
-        _override = _register(_triton_kernels(), ("CPU",) if interpreted() else ("CUDA",))
-    elif backend == "auto" and "cuda" in unavailable and "triton" not in unavailable:
-        if torch.version.cuda is not None:
-            _override = _register(_triton_kernels(), ("CUDA",))
+    _override = _register(kernels, keys) if kernels else None
     _current = backend
 
 
@@ -132,6 +167,8 @@ def use_backend(backend: str) -> Iterator[None]:
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "triton":
+        _import_triton()
     if backend in unavailable:
         raise ValueError(f"backend {backend!r} is not available: {unavailable[backend]}")
     previous = _current
@@ -153,13 +190,13 @@ def chosen(op: str, device: torch.device | str) -> str:
     if _current == "reference":
         return "reference"
     if kind == "cpu":
-        if _current == "triton" and interpreted() and op in _triton_kernels():
+        if _current == "triton" and interpreted() and op in triton_ops:
             return "triton"
         return "reference" if "cpp" in unavailable else "cpp"
     if kind == "cuda":
         if _current != "triton" and "cuda" not in unavailable:
             return "cuda"
-        if "triton" not in unavailable and op in _triton_kernels():
+        if "triton" not in unavailable and op in triton_ops:
             return "triton"
         return "reference" if "cuda" in unavailable else "cuda"
     return "reference"
@@ -171,6 +208,8 @@ def initialize() -> None:
     _load("cuda", "_C_cuda")
     _find_triton()
     asked = os.environ.get("POSE_KERNELS_BACKEND", "auto") or "auto"
+    if asked == "triton":
+        _import_triton()
     if asked not in BACKENDS:
         reason = f"it must be one of {', '.join(BACKENDS)}"
     elif asked in unavailable:

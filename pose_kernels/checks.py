@@ -74,10 +74,12 @@ class Axes:
             raise ValueError(f"{name} must be {matching} as in {self.first}, got {describe(value)}")
 
 
-def positive_int(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)) or value < 1:
+def positive_int(name: str, value: object, most: int) -> None:
+    fits = isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+    if not fits or value < 1:  # type: ignore[operator]  # an int by now
         raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
-    return value  # type: ignore[return-value]  # a SymInt stands for an int
+    if value > most:  # type: ignore[operator]  # an int by now
+        raise ValueError(f"{name} must be at most {most}, got {value!r}")
 
 
 def non_negative_float(name: str, value: object) -> float:

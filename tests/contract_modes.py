@@ -158,7 +158,7 @@ class Modes:
 
     @pytest.mark.parametrize("power", [1, 2])
     def test_func_hessian_of_the_values(self, device, power):
-        """Every composition of two derivatives; a linear loss has none, not an error."""
+        """Compositions of two derivatives; a linear loss has none, not an error."""
         inputs = move(self.tame.make(torch.float64), device)
         x = inputs[self.values]
 
@@ -175,6 +175,10 @@ class Modes:
             assert expected.abs().max() > 0.1
         for outer in (F.jacfwd, F.jacrev):
             for inner in (F.jacfwd, F.jacrev):
+                if self.coordinates and outer is inner is F.jacfwd:
+                    with pytest.raises(RuntimeError, match="forward mode inside forward mode"):
+                        outer(inner(loss))(x)
+                    continue
                 torch.testing.assert_close(outer(inner(loss))(x), expected)
 
     def test_second_order_through_coordinates_is_right_or_an_error(self, device):
@@ -202,7 +206,8 @@ class Modes:
                 try:
                     got = twice(self.run)
                 except RuntimeError as error:
-                    assert "second derivatives through uv" in str(error), name
+                    known = "second derivatives through uv", "forward mode inside forward mode"
+                    assert any(reason in str(error) for reason in known), name
                     continue
                 if not torch.allclose(got, twice(self.expect), rtol=1e-9, atol=1e-9):
                     wrong.append(name)

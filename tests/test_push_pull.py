@@ -213,7 +213,7 @@ def test_tiles_never_mix(place):
     assert not torch.equal(filled[2], again[2])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
 def test_the_threshold_is_compared_in_float32_whatever_the_dtype_of_weight(place, dtype):
     """A float32 atlas: weight counts as known above float32(1e-3), in the op and the reference."""
     around = torch.tensor([9.99e-4, 1e-3, 1.0005e-3, 1.01e-3, 1e-3 * (1 + 1e-9)], dtype=dtype)

@@ -27,7 +27,8 @@ import pose_kernels as pk
 from pose_kernels.reference import uv_gather as reference_gather
 from pose_kernels.reference.uv_splat import uv_splat as reference_splat
 from pose_kernels.reference.uv_splat import uv_splat_backward as reference_splat_backward
-from pose_kernels.triton import KERNELS, bilinear
+from pose_kernels.triton import bilinear
+from pose_kernels.triton import uv_gather as gather_module
 from pose_kernels.triton import uv_splat as splat_module
 
 PLACE = Place("triton", "cpu")
@@ -160,6 +161,19 @@ def test_value_halves_are_summed_in_float32(dtype):
     assert torch.equal(weight[0, 0], expected)
 
 
+def test_value_tiles_of_one_texel_read_no_other():
+    """Not even times a weight of 0: what lies behind the texel can be another tile, or nothing."""
+    atlas = torch.tensor([1.0, float("nan"), 3.0]).view(1, 3, 1, 1, 1)
+    part = torch.tensor([[[1, 3, 0]]])
+    uv = torch.tensor([0.3, 1.0, 0.5, 0.0, 0.7, 0.5]).view(1, 2, 1, 3).requires_grad_()
+    image = pk.uv_gather(atlas, part, uv)
+    assert image.flatten().tolist() == [1, 3, 0]
+    (grad,) = torch.autograd.grad(image.sum(), uv)
+    assert grad.abs().max() == 0
+    atlas, _ = pk.uv_splat(image.detach(), part, uv, num_parts=3, size=1)
+    assert atlas.flatten().tolist() == [1, 0, 3]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_value_min_weight_is_compared_in_full_precision(dtype):
     """0.1 is a different number in float32 and float64; a weight of exactly that is invisible."""
@@ -259,10 +273,10 @@ def every_kernel(dtype, last, C, shape=(1, 16, 16), P=24, S=16, part_dtype=torch
     part, uv = parts(N, H, W, P, part_dtype), wild_uv(N, H, W, geometry(dtype))
     if last:
         image = channels_last(image)
-    atlas, weight = KERNELS["uv_splat"](image, part, uv, P, S, True, 1e-3, True)
-    KERNELS["uv_gather"](atlas, part, uv)
+    atlas, weight = splat_module.uv_splat(image, part, uv, P, S, True, 1e-3, True)
+    gather_module.uv_gather(atlas, part, uv)
     grads = (atlas, weight, image, part, uv, atlas, weight, 1e-3, True, True)
-    KERNELS["uv_splat_backward"](*grads)
+    splat_module.uv_splat_backward(*grads)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -300,7 +314,7 @@ def test_compile_backward_of_what_is_needed(compiled, last, need_image, need_uv)
     if last:
         atlas, image = channels_last(atlas), channels_last(image)
     args = (atlas, None, image, part, uv, None, None, 0.0, need_image, need_uv)
-    assert set(compiled(90, KERNELS["uv_splat_backward"], *args)) == {"_splat_backward"}
+    assert set(compiled(90, splat_module.uv_splat_backward, *args)) == {"_splat_backward"}
 
 
 def test_compile_vector_atomics(compiled):
@@ -311,7 +325,7 @@ def test_compile_vector_atomics(compiled):
         image = channels_last(image) if last else image
         part, uv = torch.zeros(1, 8, 8, dtype=torch.uint8), torch.zeros(1, 2, 8, 8)
         args = (image, part, uv, 2, 4, True, 1e-3, True)
-        ptx = compiled(arch, KERNELS["uv_splat"], *args)["_accumulate"].asm["ptx"]
+        ptx = compiled(arch, splat_module.uv_splat, *args)["_accumulate"].asm["ptx"]
         return ptx.count(".global.gpu.relaxed.add.v4.f32"), ptx.count(".relaxed.add.f32")
 
     assert atomics(90, torch.float32, True, 4) == (4, 0)
@@ -323,9 +337,10 @@ def test_compile_vector_atomics(compiled):
 
 def test_compile_rounds_as_the_reference(compiled):
     """What the interpreter cannot show: nothing is fused, and stores round to nearest."""
-    args = (torch.bfloat16, False, 3)  # what test_compile_for_every_architecture has compiled
-    kernels = compiled(90, every_kernel, *args)
+    # The same as in test_compile_for_every_architecture: they are compiled once.
+    kernels = compiled(90, every_kernel, torch.bfloat16, False, 3)
     for name in ("_weigh", "_gather"):
         assert "fma.rn" not in kernels[name].asm["ptx"]
     assert "cvt.rn.bf16" in kernels["_gather"].asm["ptx"]
-    assert "div.rn.f32" in kernels["_accumulate"].asm["ptx"]
+    splat = compiled(90, every_kernel, torch.float32, False, 3)["_accumulate"].asm["ptx"]
+    assert "div.rn." in splat and "div.full" not in splat

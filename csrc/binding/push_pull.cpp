@@ -26,6 +26,7 @@ Tensor push_pull(const Tensor& atlas_, const Tensor& weight_, int64_t radius, do
   STD_TORCH_CHECK(weight_.scalar_type() == geometry_dtype(atlas_),
                   "weight must be float32, or float64 with a float64 atlas");
   check_pixels(H, W);
+  check_device(weight_, atlas_);
   POSE_KERNELS_GUARD(atlas_);
   const bool last = is_channels_last(atlas_);
   const Tensor atlas = dense(atlas_, last), weight = torch::stable::contiguous(weight_);

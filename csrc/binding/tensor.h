@@ -4,9 +4,11 @@
 // with a message for people; the checks here are the backstop for direct calls of torch.ops.
 #pragma once
 
-#include <utility>
+#include <array>
+#include <optional>
 #include <vector>
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -15,7 +17,6 @@
 
 #include "../math/layout.h"
 #ifdef USE_CUDA
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #define POSE_KERNELS_KEY CUDA
 #else
 #include "../cpu/memory.h"
@@ -69,20 +70,37 @@ inline bool is_channels_last(const Tensor& tensor) {
   return true;
 }
 
-// Uninitialized (..., C, H, W) tensor beside `like`, in the memory format asked for.
-inline Tensor empty(const Tensor& like, std::vector<int64_t> shape, ScalarType dtype,
+// Uninitialized (..., C, H, W) tensor beside `like`, in the memory format asked for. Not a view:
+// the caller's in-place operations must work on it.
+inline Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype,
                     bool channels_last = false) {
+  Tensor out;
   if (channels_last) {
     const size_t rank = shape.size();
-    const int64_t C = shape[rank - 3];
-    shape[rank - 3] = shape[rank - 2], shape[rank - 2] = shape[rank - 1], shape[rank - 1] = C;
+    std::vector<int64_t> strides(rank);
+    const int64_t C = shape[rank - 3], H = shape[rank - 2], W = shape[rank - 1];
+    strides[rank - 3] = 1, strides[rank - 2] = W * C, strides[rank - 1] = C;
+    int64_t step = C * H * W;
+    for (size_t i = rank - 3; i-- > 0; step *= shape[i])
+      strides[i] = step;
+    const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), rank);
+    const torch::headeronly::IntHeaderOnlyArrayRef steps(strides.data(), rank);
+    std::array<StableIValue, 7> stack{torch::stable::detail::from(like),
+                                      torch::stable::detail::from(sizes),
+                                      torch::stable::detail::from(steps),
+                                      torch::stable::detail::from(std::optional<ScalarType>(dtype)),
+                                      torch::stable::detail::from(std::nullopt),
+                                      torch::stable::detail::from(std::nullopt),
+                                      torch::stable::detail::from(std::nullopt)};
+    TORCH_ERROR_CODE_CHECK(
+        torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
+    out = torch::stable::detail::to<Tensor>(stack[0]);
+  } else {
+    out = torch::stable::new_empty(like, shape, dtype);
   }
-  Tensor out = torch::stable::new_empty(like, shape, dtype);
 #ifndef USE_CUDA
   cpu::prefer_huge_pages(out.mutable_data_ptr(), out.numel() * int64_t(out.element_size()));
 #endif
-  if (channels_last) // (..., H, W, C) -> (..., C, H, W)
-    out = torch::stable::transpose(torch::stable::transpose(out, -3, -1), -2, -1);
   return out;
 }
 
@@ -109,6 +127,12 @@ inline PartMap part_map(const Tensor& part) {
                       dtype == ScalarType::Long,
                   "part must be uint8, int32 or int64");
   return {part.data_ptr(), int(part.element_size())};
+}
+
+inline void check_device(const Tensor& tensor, const Tensor& like) {
+  STD_TORCH_CHECK(tensor.is_cuda() == like.is_cuda() &&
+                      tensor.get_device_index() == like.get_device_index(),
+                  "all tensors must be on one device");
 }
 
 inline void check_pixels(int64_t H, int64_t W) {

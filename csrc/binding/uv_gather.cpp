@@ -29,6 +29,8 @@ Tensor uv_gather(const Tensor& atlas_, const Tensor& part_, const Tensor& uv_) {
   STD_TORCH_CHECK(P <= INT32_MAX, "too many parts");
   check_pixels(S, S);
   check_pixels(H, W);
+  check_device(part_, atlas_);
+  check_device(uv_, atlas_);
   POSE_KERNELS_GUARD(atlas_);
   const bool last = is_channels_last(atlas_);
   const Tensor atlas = dense(atlas_, last), part = torch::stable::contiguous(part_),

@@ -36,6 +36,8 @@ void check_surface(const Tensor& features, const Tensor& part, const Tensor& uv,
   STD_TORCH_CHECK(uv.scalar_type() == geometry_dtype(features),
                   "uv must be float32, or float64 with float64 features");
   check_pixels(part.size(1), part.size(2));
+  check_device(part, features);
+  check_device(uv, features);
 }
 
 std::tuple<Tensor, Tensor> uv_splat(const Tensor& image_, const Tensor& part_, const Tensor& uv_,
@@ -46,6 +48,7 @@ std::tuple<Tensor, Tensor> uv_splat(const Tensor& image_, const Tensor& part_, c
   check_surface(image_, part_, uv_, N);
   STD_TORCH_CHECK(part_.size(1) == H && part_.size(2) == W, "part must have the size of image");
   STD_TORCH_CHECK(P >= 1 && P <= INT32_MAX && S >= 1, "num_parts and size must be at least 1");
+  STD_TORCH_CHECK(with_weight || !normalize, "a normalized splat needs with_weight");
   check_pixels(S, S);
   POSE_KERNELS_GUARD(image_);
   const bool last = is_channels_last(image_);
@@ -87,11 +90,13 @@ std::tuple<Tensor, Tensor> uv_splat_backward(const Tensor& grad_atlas_,
   const Tensor grad_atlas = dense(grad_atlas_, last), part = torch::stable::contiguous(part_),
                uv = torch::stable::contiguous(uv_);
   auto dense_features = [&](const std::optional<Tensor>& tensor, int64_t rank) {
+    check_device(*tensor, grad_atlas_);
     STD_TORCH_CHECK(tensor->dim() == rank && tensor->scalar_type() == features,
                     "image, atlas and grad_atlas must have one dtype");
     return dense(*tensor, last);
   };
   auto dense_weight = [&](const std::optional<Tensor>& tensor) {
+    check_device(*tensor, grad_atlas_);
     STD_TORCH_CHECK(tensor->scalar_type() == geometry && tensor->numel() == N * P * S * S,
                     "weight must be (N, P, S, S) in the dtype of uv");
     return torch::stable::contiguous(*tensor);

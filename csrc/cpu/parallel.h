@@ -9,7 +9,7 @@
 
 // A free function marked so is compiled for AVX-512, AVX2 and the portable baseline. The attribute
 // does not reach lambdas or callees that are not inlined: mark the row loop itself.
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define VECTOR_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define VECTOR_CLONES

@@ -7,7 +7,9 @@
 // reads its known texels, the push interpolates level 1 and writes. A thread owns a parent node and
 // its 2 x 2 children: 9 nodes read, 4 written, pairs in one store. The adjoint gathers as well
 // (node p is read by children 2p-1 .. 2p+2), so there are no atomics and the same inputs give the
-// same bits. Traffic for 8 x 24 tiles of 3 x 256^2: 151 MB written, 50 MB of weights (the channels
+// same bits.
+//
+// Traffic for 8 x 24 tiles of 3 x 256^2: 151 MB written, 50 MB of weights (the channels
 // of a tile run side by side, two of three find them in L2) and the known texels twice; 50 us
 // at 4.3 TB/s for the usual 4 % known, 82 for full tiles. A plane takes 98 KB (87 of values, 11 of
 // bits), so two blocks of 512 threads (64 registers) share an SM and 576 planes are 2.2 rounds of

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pyramid of one plane of push_pull (../math/pyramid.h says what it is), built and read by one
-// block.
+// The pyramid of one plane of push_pull (see ../math/pyramid.h), built and read by one block.
 #pragma once
 
 #include <type_traits>
@@ -11,8 +10,8 @@
 
 namespace pose_kernels::cuda {
 
-// One level: its sides, words of known-bits per row, and where it begins among all levels' values
-// and words.
+// One level: sides, words of known-bits per row, where it begins among all levels' values and
+// words.
 template <class Index>
 struct Level {
   int h, w, words;
@@ -41,8 +40,7 @@ __device__ __forceinline__ uint32_t bits_from(const uint32_t* row, int words, in
   return __funnelshift_r(low, high, unsigned(first) & 31u);
 }
 
-// With what weight child 2p - 1 + slot of `children` reads node p of `parents` (0: there is no such
-// child).
+// The weight with which child 2p - 1 + slot reads node p of `parents`; 0: there is no such child.
 template <class A>
 __device__ __forceinline__ A reader_weight(int slot, int p, int parents, int children) {
   const int child = 2 * p - 1 + slot;

@@ -5,7 +5,9 @@
 // image are coalesced, while a pixel's texels lie in 2-4 sectors of 32 bytes per channel.
 // Channels last: a group of lanes = pixel, 16 bytes a lane; corners are contiguous runs of C and
 // every sector that is fetched is used. Background warps read the part map, store zeros and are
-// done. Traffic for 8 x 3 x 256^2, 28 % foreground: 0.5 MB of part, 1.2 of uv, texels (planar ~30
+// done.
+//
+// Traffic for 8 x 3 x 256^2, 28 % foreground: 0.5 MB of part, 1.2 of uv, texels (planar ~30
 // MB of sectors, channels last ~10, many shared by neighbors in L1), 6.3 of image. At such sizes
 // the launch and two dependent loads (part and uv, then texels; ~2 us) cost as much as the bytes;
 // 64 registers leave 1,024 threads per SM with 16 loads each in flight. No atomics, no shared

@@ -60,6 +60,8 @@ def push_pull(
         raise TypeError(f"radius must be None or an int, got {describe(radius)}")
     elif radius < 0:
         raise ValueError(f"radius must be None or an int of at least 0, got {radius}")
+    elif isinstance(radius, int):
+        radius = min(radius, 2**31 - 1)  # as good as any larger one: a tile's side is below
     known = known.to(geometry_dtype(tiles.dtype))
     return fill(tiles, known, radius, min_weight, False).reshape(atlas.shape)
 

@@ -73,8 +73,8 @@ def uv_splat(
             [8., 8.]])
     """
     check_surface_image(image, part, uv)
-    positive_int("num_parts", num_parts)
-    positive_int("size", size)
+    positive_int("num_parts", num_parts, 2**31 - 1)
+    positive_int("size", size, 46340)  # its square is below 2^31
     min_weight = non_negative_float("min_weight", min_weight)
     uv = uv.to(geometry_dtype(image.dtype))
     return splat(image, kernel_part(part), uv, num_parts, size, bool(normalize), min_weight, True)
@@ -97,6 +97,8 @@ def _reference(
     min_weight: float,
     with_weight: bool,
 ) -> tuple[Tensor, Tensor]:
+    if normalize and not with_weight:
+        raise ValueError("uv_splat: a normalized splat needs with_weight=True")
     atlas, weight = reference_splat(
         image,
         part,
@@ -120,6 +122,8 @@ def _fake(
     with_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     check_surface_image(image, part, uv)
+    if normalize and not with_weight:
+        raise ValueError("uv_splat: a normalized splat needs with_weight=True")
     N, C = image.shape[:2]
     atlas = empty_in_format_of(image, (N, num_parts, C, size, size))
     weight = uv.new_empty((N, num_parts, size, size) if with_weight else (0,))
@@ -236,7 +240,7 @@ def _backward_backward(
 ) -> dict[str, Tensor | None]:
     if grad_grad_image is None and grad_grad_uv is None:
         return {}
-    if ctx.need_uv:
+    if ctx.need_uv or ctx.needs_input_grad[4]:
         raise no_second_order("uv_splat and uv_gather", "uv")
     part, uv, weight = ctx.saved_tensors
     _, P, _, S, _ = ctx.shape

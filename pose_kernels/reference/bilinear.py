@@ -20,6 +20,7 @@ class TilePoints(NamedTuple):
     def along(self, uv_tangent: Tensor) -> Tensor:
         """Change of the weights (4, N, H W) when uv moves along uv_tangent (N, 2, H, W)."""
         du, dv = uv_tangent.reshape(uv_tangent.shape[0], 2, self.inside.shape[1]).unbind(1)
+        du, dv = du.where(self.inside, 0), dv.where(self.inside, 0)
         return self.tangent[0] * du + self.tangent[1] * dv
 
 
@@ -51,7 +52,7 @@ def tile_points(part: Tensor, uv: Tensor, num_parts: int, size: int) -> TilePoin
     du = torch.stack([-by, by, -ay, ay]) * ((size - 1) * live_u)
     dv = torch.stack([-bx, -ax, bx, ax]) * (-(size - 1) * live_v)
     tangent = torch.stack([du, dv]).where(inside, 0)
-    return TilePoints(inside, texel, weight, tangent.detach())
+    return TilePoints(inside, texel, weight, tangent)
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -77,7 +78,12 @@ def empty_in_format_of(
     like: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None
 ) -> Tensor:
     """Uninitialized (..., C, H, W) tensor stored channels last exactly when ``like`` is."""
-    if is_channels_last(like):
-        stored = (*shape[:-3], *shape[-2:], shape[-3])
-        return like.new_empty(stored, dtype=dtype).movedim(-1, -3)
-    return like.new_empty(shape, dtype=dtype)
+    if not is_channels_last(like):
+        return like.new_empty(shape, dtype=dtype)
+    C, H, W = shape[-3:]
+    strides = [1, W * C, C]
+    step = C * H * W
+    for size in reversed(shape[:-3]):
+        strides.insert(0, step)
+        step = step * size
+    return like.new_empty_strided(shape, strides, dtype=dtype)

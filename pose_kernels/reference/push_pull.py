@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,8 +17,9 @@ def push_pull(
     atlas: Tensor, weight: Tensor, *, radius: int | None = None, min_weight: float = 1e-3
 ) -> Tensor:
     """See :func:`pose_kernels.push_pull`. Differentiable through plain autograd."""
-    tiles = atlas.reshape(-1, *atlas.shape[-3:])
-    known = weight.reshape(-1, *weight.shape[-2:])
+    count = math.prod(atlas.shape[:-3])
+    tiles = atlas.reshape(count, *atlas.shape[-3:])
+    known = weight.reshape(count, *weight.shape[-2:]).to(geometry_dtype(atlas.dtype))
     return fill(tiles, known, -1 if radius is None else radius, min_weight).view(atlas.shape)
 
 

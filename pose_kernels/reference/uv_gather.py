@@ -39,8 +39,7 @@ def _read(atlas: Tensor, part: Tensor, inside: Tensor, texel: Tensor, weight: Te
     N, P, C, S, _ = atlas.shape
     texels = atlas.movedim(2, -1).reshape(N * P * S * S, C).to(weight.dtype)
     total = weight.new_zeros(*weight.shape[1:], C)
-    if len(texels):
-        for q, w in zip(texel, weight, strict=True):
-            total = total + texels[q].where(inside[..., None], 0) * w[..., None]
+    for q, w in zip(texel, weight, strict=True):
+        total = total + texels[q].where(inside[..., None], 0) * w[..., None]
     image = total.transpose(1, 2).reshape(N, C, *part.shape[1:])
     return in_format_of(image.to(atlas.dtype), atlas)

@@ -126,4 +126,4 @@ def _corners(atlas: Tensor, points: TilePoints) -> Tensor:
     """(N, P, C, S, S) read at the four corners of every pixel: (4, N, H W, C)."""
     N, P, C, S, _ = atlas.shape
     texels = atlas.movedim(2, -1).reshape(N * P * S * S, C)
-    return texels[points.texel] if len(texels) else texels.new_zeros(*points.texel.shape, C)
+    return texels[points.texel]

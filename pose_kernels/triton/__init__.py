@@ -11,17 +11,11 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-
-def _on_first_use(module: str, name: str) -> Callable[..., Any]:
-    def launch(*args: Any) -> Any:
-        return getattr(import_module(f"{__name__}.{module}"), name)(*args)
-
-    return launch
+# Name of the dispatcher op -> module here that holds its launcher, under the same name and with
+# exactly the op's arguments.
+OPS = {"uv_splat": "uv_splat", "uv_splat_backward": "uv_splat", "uv_gather": "uv_gather"}
 
 
-# Name of the dispatcher op -> launcher with exactly its arguments.
-KERNELS: dict[str, Callable[..., Any]] = {
-    "uv_splat": _on_first_use("uv_splat", "uv_splat"),
-    "uv_splat_backward": _on_first_use("uv_splat", "uv_splat_backward"),
-    "uv_gather": _on_first_use("uv_gather", "uv_gather"),
-}
+def load(op: str) -> Callable[..., Any]:
+    """The launcher of an op; imports triton, whatever that raises."""
+    return getattr(import_module(f"{__name__}.{OPS[op]}"), op)

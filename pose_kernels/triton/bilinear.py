@@ -35,7 +35,8 @@ def locate(
     n: image (scalar); pixel: flat index in it, beyond HW where not within; inside: a part in 1..P
     and finite coordinates; tile: flat index into (N, P); q: flat index of corners 0..3 on that
     tile; ax, ay: fractions towards the right and lower ones; live_u, live_v: not clamped, 0 and 1
-    count as clamped. Outside, tile and q are those of some other valid point.
+    count as clamped. A pixel outside lies somewhere on the first tile: what it would read or write
+    is masked by the caller, and a sum over masked reads is 0.
     """
     blocks = tl.cdiv(HW, BLOCK)
     n = tl.cast(tl.program_id(0) // blocks, tl.int64)
@@ -44,14 +45,12 @@ def locate(
     i = tl.load(part + n * HW + pixel, mask=within, other=0).to(tl.int64)
     inside = (i >= 1) & (i <= P)
     # Background reads no coordinates: it is most of a photo.
-    u = tl.load(uv + n * 2 * HW + pixel, mask=inside, other=0.5)
-    v = tl.load(uv + (n * 2 + 1) * HW + pixel, mask=inside, other=0.5)
+    u = tl.load(uv + n * 2 * HW + pixel, mask=inside, other=0)
+    v = tl.load(uv + (n * 2 + 1) * HW + pixel, mask=inside, other=0)
     inside &= (tl.abs(u) < float("inf")) & (tl.abs(v) < float("inf"))  # false for NaN
-    u = tl.where(inside, u, 0.5)
-    v = tl.where(inside, v, 0.5)
     tile = n * P + tl.where(inside, i - 1, 0)
 
-    live_u = (u > 0) & (u < 1)
+    live_u = (u > 0) & (u < 1)  # false for NaN, which goes on as 0
     live_v = (v > 0) & (v < 1)
     tx = tl.where(live_u, u, tl.where(u > 0, 1.0, 0.0).to(u.dtype)) * (S - 1)
     ty = (1 - tl.where(live_v, v, tl.where(v > 0, 1.0, 0.0).to(v.dtype))) * (S - 1)

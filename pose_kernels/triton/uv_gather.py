@@ -45,7 +45,6 @@ def _gather(
         for k in tl.static_range(4):
             color = tl.load(atlas + texel[k] + channel, mask=read, other=0).to(ax.dtype)
             total += color * w[k][:, None]
-        total = tl.where(inside[:, None], total, 0)
         write = within[:, None] & (c < C)[None, :]
         tl.store(image + out + columns(c, HW, LAST), total, mask=write)
 

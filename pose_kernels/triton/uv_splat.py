@@ -280,7 +280,7 @@ def _splat_backward(
         if grad_image is not None:
             out = row(n, pixel, HW, C, GRAD_LAST) + columns(c, HW, GRAD_LAST)
             write = within[:, None] & (c < C)[None, :]
-            tl.store(grad_image + out, tl.where(inside[:, None], total, 0), mask=write)
+            tl.store(grad_image + out, total, mask=write)
     if grad_uv is not None:
         gx = tl.sum(sum_x, axis=1)
         gy = tl.sum(sum_y, axis=1)
@@ -289,9 +289,9 @@ def _splat_backward(
                 g = tl.load(grad_weight + tile * SS + q[k], mask=inside, other=0)
                 gx += g * slope_x[k]
                 gy += g * slope_y[k]
-        # t = (u (S-1), (1-v) (S-1)); background and clamped axes get 0.
-        gu = tl.where(inside & live_u, gx * (S - 1), 0)
-        gv = tl.where(inside & live_v, gy * (1 - S), 0)
+        # t = (u (S-1), (1-v) (S-1)), and 0 where an axis is clamped or the pixel background.
+        gu = tl.where(live_u, gx * (S - 1), 0)
+        gv = tl.where(live_v, gy * (1 - S), 0)
         tl.store(grad_uv + n * 2 * HW + pixel, gu, mask=within)
         tl.store(grad_uv + (n * 2 + 1) * HW + pixel, gv, mask=within)
 

@@ -87,7 +87,7 @@ def _make(command: list[str], output: Path) -> None:
     partial = output.with_suffix(f".{os.getpid()}")
     command = [*command, "-o", str(partial)]
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0 or "warning:" in done.stderr:
+    if done.returncode != 0:
         raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")
     os.replace(partial, output)
 
