@@ -38,13 +38,14 @@ SPLAT, GATHER = test_uv_splat.TestUvSplat(), test_uv_gather.TestUvGather()
 @pytest.fixture
 def poisoned_memory(monkeypatch):
     """As in conftest.py, by other means: deterministic mode would replace what is tested here."""
-    empty = torch.Tensor.new_empty
+    for name in ("new_empty", "new_empty_strided"):  # what the launchers allocate with
+        empty = getattr(torch.Tensor, name)
 
-    def poisoned(self, *args, **kwargs):
-        y = empty(self, *args, **kwargs)
-        return y.fill_(float("nan")) if y.is_floating_point() else y
+        def poisoned(self, *args, empty=empty, **kwargs):
+            y = empty(self, *args, **kwargs)
+            return y.fill_(float("nan")) if y.is_floating_point() else y
 
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
+        monkeypatch.setattr(torch.Tensor, name, poisoned)
 
 
 @pytest.fixture(autouse=True)

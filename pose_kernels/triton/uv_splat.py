@@ -7,12 +7,12 @@ Forward, one program per BLOCK pixels of an image, in two or three launches:
                   needs no pass of its own to be normalized;
   3. _convert     float16 and bfloat16 only: sums -> atlas.
 Only texels that a pixel hits are touched after the outputs were zeroed, a few percent of an atlas:
-traffic is one write of the outputs plus about 100 bytes per foreground pixel and channel. Adding
-color and weight first and dividing later would read and write the whole atlas once more (three
-times the bytes). float32 and float64 are summed in the atlas itself. Halves are summed in float32
-texel rows; _weigh zeroes those that will be hit, and the rest of that buffer is never touched.
-Rows whose length is a multiple of 4 (sums are padded to one) take one 16-byte atomic per corner
-and 4 channels on sm_90 and later. All atomics are relaxed and unordered: where
+traffic is one write of the outputs plus, by estimate, 100 bytes per foreground pixel and channel.
+Adding color and weight first and dividing later would read and write the whole atlas once more
+(three times the bytes). float32 and float64 are summed in the atlas itself. Halves are summed in
+float32 texel rows; _weigh zeroes those that will be hit, and the rest of that buffer is never
+touched. Rows whose length is a multiple of 4 (sums are padded to one) take one 16-byte atomic per
+corner and 4 channels on sm_90 and later. All atomics are relaxed and unordered: where
 torch.use_deterministic_algorithms asks for one order, the reference runs instead.
 
 Backward: a pure gather, deterministic, in one launch. Every pixel reads the corners it hit.
