@@ -59,7 +59,7 @@ def _libraries() -> None:
     print("\ncompiled libraries")
     info = backends.build_info()
     for backend, library in (("cpp", "_C_cpu"), ("cuda", "_C_cuda")):
-        entry = info.get("built", {}).get(library, {})
+        entry = (info.get("built") or {}).get(library) or {}
         archs = f", architectures {' '.join(entry['archs'])}" if entry.get("archs") else ""
         loaded = backends.unavailable.get(backend)
         _row(library, f"not loaded: {loaded}" if loaded else f"loaded{archs}")

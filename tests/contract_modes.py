@@ -24,7 +24,7 @@ class Modes:
     coordinates: str | None
 
     def dispatched(self, inputs: Inputs) -> tuple[Any, tuple[Any, ...]]:
-        raise NotImplementedError
+        raise NotImplementedError  # every op of the contract says which
 
     # ---- dispatcher
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import pose_kernels as pk
 
@@ -34,7 +36,7 @@ def test_quick_start_runs(tmp_path):
         [sys.executable, str(script)],
         capture_output=True,
         text=True,
-        env={**__import__("os").environ, "PYTHONPATH": str(Path(pk.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(pk.__file__).parents[1])},
     )
     assert done.returncode == 0, done.stderr
     assert "torch.Size([1, 3, 256, 256])" in done.stdout
@@ -43,7 +45,7 @@ def test_quick_start_runs(tmp_path):
 @pytest.mark.parametrize("module", ["checks", "ops.uv_splat", "ops.uv_gather", "ops.push_pull"])
 def test_docstring_examples(module):
     loaded = importlib.import_module(f"pose_kernels.{module}")
-    tests = doctest.DocTestFinder().find(loaded, extraglobs={"torch": __import__("torch")})
+    tests = doctest.DocTestFinder().find(loaded, extraglobs={"torch": torch})
     runner = doctest.DocTestRunner()
     for test in tests:
         runner.run(test)

@@ -16,7 +16,7 @@
 namespace pose_kernels::cpu {
 
 // Outputs from this size on are streamed: they would not stay in the cache anyway, and a plain
-// store first reads the line it is about to overwrite (201 MB of zeros: 2 to 4 times faster so).
+// store first reads the line it is about to overwrite.
 constexpr int64_t kStreamBytes = 16 << 20;
 
 // Whether pieces of `bytes` each can be streamed one after another: they must keep the alignment.

@@ -183,7 +183,7 @@ def _tangent(
         part,
         uv,
         atlas,
-        weight if with_weight else atlas.new_zeros(atlas[:, :, 0].shape, dtype=uv.dtype),
+        weight,
         tangents.get("image"),
         tangents.get("uv"),
         normalize=normalize,
