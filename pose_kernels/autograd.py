@@ -19,6 +19,8 @@ from torch.autograd import forward_ad
 NAMESPACE = "pose_kernels"
 LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
+OPERATORS: dict[str, Operator] = {}  # every one there is, by name
+
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
 
 
@@ -62,6 +64,7 @@ class Operator:
     setup_context: ``(ctx, inputs, output)``, saves what ``backward`` reads.
     backward: ``(ctx, *output_grads) -> {argument name: gradient}``.
     tangent: ``(inputs, outputs, {argument name: tangent}) -> output tangents``, forward mode.
+    linear: the op is linear in all that it differentiates, jointly.
     """
 
     def __init__(
@@ -73,8 +76,11 @@ class Operator:
         setup_context: Callable[..., None],
         backward: Callable[..., dict[str, torch.Tensor | None]],
         tangent: Callable[..., Any],
+        linear: bool = False,
     ) -> None:
         self.name = schema.split("(", 1)[0]
+        self.linear = linear
+        OPERATORS[self.name] = self
         self.reference = _without_views(reference)
         LIBRARY.define(schema, tags=_TAGS)
         LIBRARY.impl(self.name, self.reference, "CompositeExplicitAutograd")
@@ -99,9 +105,9 @@ class Operator:
                 )
             return self._op(*args)
         if _functorch_active():
-            if "uv" in self._arguments and _nested_forward_mode():
-                # PyTorch loses the outer tangent of every autograd.Function. Where an op is linear
-                # in all it differentiates, as push_pull is, nothing is lost.
+            if not self.linear and _nested_forward_mode():
+                # PyTorch loses the outer tangent of every autograd.Function. Where an op is
+                # linear, nothing is lost.
                 raise RuntimeError(
                     f"{self.name}: forward mode inside forward mode is not supported; "
                     "take one of the two derivatives in reverse mode"

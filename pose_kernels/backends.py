@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from .autograd import NAMESPACE
+from .autograd import NAMESPACE, OPERATORS
 from .triton import OPS as triton_ops
 from .triton import load as load_triton
 
@@ -128,11 +128,7 @@ def _register(kernels: dict[str, Any], keys: tuple[str, ...]) -> torch.library.L
 
 
 def _references() -> dict[str, Any]:
-    from .ops.push_pull import fill
-    from .ops.uv_gather import gather
-    from .ops.uv_splat import splat, splat_backward
-
-    return {op.name: op.reference for op in (splat, splat_backward, gather, fill)}
+    return {name: operator.reference for name, operator in OPERATORS.items()}
 
 
 def _switch(backend: str) -> None:

@@ -14,8 +14,7 @@ import torch
 import pose_kernels as pk
 
 from . import backends
-
-_OPS = ("uv_splat", "uv_splat_backward", "uv_gather", "push_pull")
+from .autograd import OPERATORS
 
 
 def main() -> int:
@@ -76,7 +75,7 @@ def _backend_table() -> None:
         _row(f"no {name}", why)
     devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
     _row("op", "  ".join(f"on {device:<9}" for device in devices))
-    for op in _OPS:
+    for op in OPERATORS:
         _row(op, "  ".join(f"{backends.chosen(op, device):<12}" for device in devices))
 
 

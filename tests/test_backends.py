@@ -15,12 +15,13 @@ from surface import features
 
 import pose_kernels as pk
 from pose_kernels import backends
+from pose_kernels.autograd import OPERATORS
 from pose_kernels.testing import synthetic_iuv
 
 ROOT = Path(pk.__file__).parent.parent
 has = torch._C._dispatch_has_kernel_for_dispatch_key
 ALL = "auto, cuda, triton, cpp, reference"
-OPS = ("uv_splat", "uv_splat_backward", "uv_gather", "push_pull")
+OPS = tuple(OPERATORS)
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

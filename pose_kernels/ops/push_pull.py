@@ -118,4 +118,5 @@ fill = Operator(
     setup_context=_setup_context,
     backward=_backward,
     tangent=_tangent,
+    linear=True,
 )

@@ -21,7 +21,7 @@ from types import ModuleType
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 HEADER = HERE / "cuda_emulation.h"
-SOURCES = [*sorted((CSRC / "cuda").glob("*.cu")), HERE / "self_check.cu", HERE / "module.cpp"]
+SOURCES = [*sorted((CSRC / "cuda").glob("*.cu")), *sorted(HERE.glob("*.c*"))]
 FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 # Kernels compile and run in seconds with -O1; the module itself only unpacks arguments.
 KERNEL_FLAGS = ["-O1", "-x", "c++", "-include", str(HEADER)]
