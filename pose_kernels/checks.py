@@ -40,7 +40,7 @@ class Axes:
     def bind(self, name: str, value: object, letters: str, kind: str) -> None:
         """Check that ``value`` is a dense tensor of this rank, kind and device, and bind its axes.
 
-        kind: "features" (floating point), "geometry" (floating point) or "integer".
+        kind: "features" (floating point), "geometry" (floating point), "integer" or "boolean".
         A letter that is a number ("2") must have exactly that size.
         """
         if not isinstance(value, torch.Tensor):
@@ -54,6 +54,9 @@ class Axes:
         if kind == "integer":
             if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
                 raise ValueError(f"{name} must have an integer dtype, got {describe(value)}")
+        elif kind == "boolean":
+            if value.dtype != torch.bool:
+                raise ValueError(f"{name} must be bool, got {describe(value)}")
         elif value.dtype not in _FEATURE_DTYPES:
             raise ValueError(
                 f"{name} must be float32, float64, float16 or bfloat16, got {describe(value)}"

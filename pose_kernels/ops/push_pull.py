@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..autograd import Operator
 from ..checks import Axes, describe, geometry_dtype, non_negative_float
-from ..reference.bilinear import empty_in_format_of
+from ..reference.layout import empty_in_format_of
 from ..reference.push_pull import fill as reference_fill
 from ..reference.push_pull import fill_adjoint as reference_fill_adjoint
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..autograd import Operator
 from ..checks import Axes, geometry_dtype, kernel_part
-from ..reference.bilinear import empty_in_format_of
+from ..reference.layout import empty_in_format_of
 from ..reference.uv_gather import uv_gather as reference_gather
 from ..reference.uv_gather import uv_gather_tangent
 from .uv_splat import splat, splat_backward

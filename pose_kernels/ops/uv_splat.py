@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..autograd import Operator, no_second_order
 from ..checks import Axes, geometry_dtype, kernel_part, non_negative_float, positive_int
-from ..reference.bilinear import empty_in_format_of
+from ..reference.layout import empty_in_format_of
 from ..reference.uv_splat import uv_splat as reference_splat
 from ..reference.uv_splat import uv_splat_backward as reference_splat_backward
 from ..reference.uv_splat import uv_splat_tangent as reference_splat_tangent

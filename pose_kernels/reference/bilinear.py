@@ -53,37 +53,3 @@ def tile_points(part: Tensor, uv: Tensor, num_parts: int, size: int) -> TilePoin
     dv = torch.stack([-bx, -ax, bx, ax]) * (-(size - 1) * live_v)
     tangent = torch.stack([du, dv]).where(inside, 0)
     return TilePoints(inside, texel, weight, tangent)
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Channels innermost and not also contiguous. x is (N,C,H,W) or an atlas (N,P,C,S,S)."""
-    if x.is_contiguous():
-        return False
-    return x.movedim(-3, -1).is_contiguous()
-
-
-def in_format_of(x: Tensor, like: Tensor) -> Tensor:
-    """x, stored channels last exactly when ``like`` is, else contiguous. Values are unchanged."""
-    if is_channels_last(like):
-        return _canonical(x.movedim(-3, -1)).movedim(-1, -3)
-    return _canonical(x)
-
-
-def _canonical(x: Tensor) -> Tensor:
-    """Contiguous, and with the strides of a fresh tensor on axes of size 1 too."""
-    return x.contiguous().view(-1).view(x.shape)
-
-
-def empty_in_format_of(
-    like: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None
-) -> Tensor:
-    """Uninitialized (..., C, H, W) tensor stored channels last exactly when ``like`` is."""
-    if not is_channels_last(like):
-        return like.new_empty(shape, dtype=dtype)
-    C, H, W = shape[-3:]
-    strides = [1, W * C, C]
-    step = C * H * W
-    for size in reversed(shape[:-3]):
-        strides.insert(0, step)
-        step = step * size
-    return like.new_empty_strided(shape, strides, dtype=dtype)

@@ -6,7 +6,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..checks import geometry_dtype
-from .bilinear import in_format_of, tile_points
+from .bilinear import tile_points
+from .layout import in_format_of
 
 
 def uv_gather(atlas: Tensor, part: Tensor, uv: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..checks import geometry_dtype
-from .bilinear import TilePoints, in_format_of, tile_points
+from .bilinear import TilePoints, tile_points
+from .layout import in_format_of
 
 
 def uv_splat(

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference.bilinear import is_channels_last
+from ..reference.layout import is_channels_last
 
 # Pixels of a program, one per thread. With fewer pixels than threads, triton 3.6 and 3.7 fail to
 # compile some of these kernels (TritonGPURemoveLayoutConversions, triton-lang/triton#5435).

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..checks import geometry_dtype
-from ..reference.bilinear import empty_in_format_of
+from ..reference.layout import empty_in_format_of
 from .bilinear import chunk, columns, corner_weights, dense, launch, locate, row, rows
 
 

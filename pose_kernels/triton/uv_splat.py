@@ -28,7 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..checks import geometry_dtype
-from ..reference.bilinear import empty_in_format_of
+from ..reference.layout import empty_in_format_of
 from ..reference.uv_splat import uv_splat as reference_splat
 from .bilinear import (
     chunk,
