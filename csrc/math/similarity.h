@@ -26,12 +26,16 @@
 // and chooses between values by masks: several choices by one condition would become a branch.
 #if defined(__CUDACC__)
 #define FIT_STEP HD
-#define FIT_UNROLL _Pragma("unroll")
-#elif defined(__GNUC__) && !defined(__clang__)
+#elif defined(__GNUC__)
 #define FIT_STEP inline __attribute__((always_inline))
-#define FIT_UNROLL _Pragma("GCC unroll 16")
 #else
 #define FIT_STEP inline
+#endif
+#if defined(__CUDA_ARCH__)
+#define FIT_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define FIT_UNROLL _Pragma("GCC unroll 16")
+#else
 #define FIT_UNROLL
 #endif
 
@@ -143,7 +147,7 @@ FIT_STEP FitCase fit_case(const FitMoments& m) {
 // ---- dominant eigenvectors of N by cyclic Jacobi rotations
 
 // Row-major upper triangle of a symmetric 4 x 4 matrix.
-constexpr int packed(int i, int j) {
+FIT_STEP constexpr int packed(int i, int j) {
   return i <= j ? i * (7 - i) / 2 + j : j * (7 - j) / 2 + i;
 }
 
@@ -208,8 +212,8 @@ FIT_STEP bool jacobi_sweep(double a[10], double v[16], double zero) {
   jacobi_rotation<0, 3>(a, v, zero);
   jacobi_rotation<1, 2>(a, v, zero);
   // "not greater", as a NaN never gets smaller
-  return !(fabs(a[1]) > zero) & !(fabs(a[2]) > zero) & !(fabs(a[3]) > zero) &
-         !(fabs(a[5]) > zero) & !(fabs(a[6]) > zero) & !(fabs(a[8]) > zero);
+  return !(fabs(a[1]) > zero) & !(fabs(a[2]) > zero) & !(fabs(a[3]) > zero) & !(fabs(a[5]) > zero) &
+         !(fabs(a[6]) > zero) & !(fabs(a[8]) > zero);
 }
 
 // ---- the similarity
