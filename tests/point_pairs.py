@@ -80,7 +80,11 @@ DEGENERATE: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {
     "mirrored": (_CLOUD, _CLOUD * torch.tensor([1.0, 1, -1]), None),
     "mirrored octahedron": (_AXES, _AXES * torch.tensor([1.0, 1, -1]), None),
     "inverted octahedron": (_AXES, -_AXES, None),
-    "mirrored plane": (_CLOUD * torch.tensor([1.0, 1, 0]), _CLOUD * torch.tensor([1.0, -1, 0]), None),
+    "mirrored plane": (
+        _CLOUD * torch.tensor([1.0, 1, 0]),
+        _CLOUD * torch.tensor([1.0, -1, 0]),
+        None,
+    ),
     "half turn": (_CLOUD, _CLOUD * torch.tensor([-1.0, -1, 1]), None),
     "uncorrelated": (_AXES[[0, 3, 1, 4]], _AXES[[0, 0, 1, 1]] * 0 + _AXES[[1, 1, 0, 0]], None),
     "tiny": (1e-30 * _CLOUD, 1e-30 * _CLOUD.flip(0), None),
@@ -111,7 +115,9 @@ def batch(name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return source[None].to(dtype), target[None].to(dtype), weight[None].to(dtype)
 
 
-def similar(actual: Tensor, expected: Tensor, tolerance: float, terms: Tensor | None = None) -> bool:
+def similar(
+    actual: Tensor, expected: Tensor, tolerance: float, terms: Tensor | None = None
+) -> bool:
     """Equal shapes, NaN in the same places, and per fit an error relative to its largest number.
 
     terms: numbers that add up to the expected ones, where their sum may be smaller than each.

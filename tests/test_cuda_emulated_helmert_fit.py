@@ -68,9 +68,7 @@ def test_same_bits_in_every_order_of_threads_and_place(kernels):
     runs = []
     for order in (0, 1, 2):
         kernels.module.schedule(order)
-        runs.append(
-            [kernels.helmert_fit(*inputs), *kernels.helmert_fit_backward(grad, *inputs)]
-        )
+        runs.append([kernels.helmert_fit(*inputs), *kernels.helmert_fit_backward(grad, *inputs)])
     kernels.module.schedule(0)
     last = [x[-1:] for x in inputs]
     alone = [kernels.helmert_fit(*last), *kernels.helmert_fit_backward(grad[-1:], *last)]
