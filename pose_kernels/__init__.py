@@ -11,6 +11,7 @@ out = pk.uv_gather(atlas, part2, uv2)          # paint it into another pose
 from . import backends, reference
 from .backends import use_backend
 from .ops.helmert_warp import helmert_warp
+from .ops.helmert_fit import helmert_fit
 from .ops.push_pull import push_pull
 from .ops.uv_gather import uv_gather
 from .ops.uv_splat import uv_splat
@@ -22,6 +23,7 @@ backends.initialize()
 __all__ = [
     "__version__",
     "helmert_warp",
+    "helmert_fit",
     "push_pull",
     "reference",
     "use_backend",

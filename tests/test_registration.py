@@ -21,6 +21,11 @@ SCHEMAS = {
     "Tensor? image, Tensor part, Tensor uv, Tensor? atlas, Tensor? weight, float min_weight, "
     "bool need_image, bool need_uv) -> (Tensor grad_image, Tensor grad_uv)",
     "uv_gather": "pose_kernels::uv_gather(Tensor atlas, Tensor part, Tensor uv) -> Tensor",
+    "helmert_fit": "pose_kernels::helmert_fit(Tensor source, Tensor target, Tensor weight, "
+    "bool scale) -> Tensor",
+    "helmert_fit_backward": "pose_kernels::helmert_fit_backward(Tensor grad, Tensor source, "
+    "Tensor target, Tensor weight, bool scale) "
+    "-> (Tensor grad_source, Tensor grad_target, Tensor grad_weight)",
     "push_pull": "pose_kernels::push_pull(Tensor atlas, Tensor weight, SymInt radius, "
     "float min_weight, bool adjoint) -> Tensor",
 }
@@ -29,9 +34,10 @@ has = torch._C._dispatch_has_kernel_for_dispatch_key
 
 def test_public_names_are_frozen():
     assert sorted(pk.__all__) == [
-        "__version__", "push_pull", "reference", "use_backend", "uv_gather", "uv_splat",
+        "__version__", "helmert_fit", "push_pull", "reference", "use_backend", "uv_gather",
+        "uv_splat",
     ]  # fmt: skip
-    assert sorted(pk.reference.__all__) == ["push_pull", "uv_gather", "uv_splat"]
+    assert sorted(pk.reference.__all__) == ["helmert_fit", "push_pull", "uv_gather", "uv_splat"]
     assert all(getattr(pk, name) is not None for name in pk.__all__)
     assert all(getattr(pk.reference, name).__doc__ for name in pk.reference.__all__)
 

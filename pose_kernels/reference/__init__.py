@@ -6,8 +6,10 @@ kernels are tested against these functions, and machines without a kernel fall b
 """
 
 from .helmert_warp import helmert_warp
+from .helmert_fit import helmert_fit
 from .push_pull import push_pull
 from .uv_gather import uv_gather
 from .uv_splat import uv_splat
 
 __all__ = ["helmert_warp", "push_pull", "uv_gather", "uv_splat"]
+__all__ = ["helmert_fit", "push_pull", "uv_gather", "uv_splat"]
