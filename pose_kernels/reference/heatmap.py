@@ -46,8 +46,7 @@ def maps(
     else:
         nearest = (points / points.new_tensor(list(stride)) + 0.5).floor()
         hits = [
-            _nodes(points, size, a) == _grid(q, len(size))
-            for a, q in enumerate(nearest.unbind(-1))
+            _nodes(points, size, a) == _grid(q, len(size)) for a, q in enumerate(nearest.unbind(-1))
         ]
         values = torch.stack(torch.broadcast_tensors(*hits)).all(0).to(points.dtype)
     return values.where(known, 0).contiguous()
