@@ -67,7 +67,7 @@ def heatmap(
     >>> heatmap(torch.tensor([[[1.0, 0.0]]]), (2, 3), 1.0)
     tensor([[[[0.6065, 1.0000, 0.6065],
               [0.3679, 0.6065, 0.3679]]]])
-    >>> heatmap(torch.tensor([[[9.0, 4.0]]]), (2, 3), 4.0, stride=4, kind="disc")
+    >>> heatmap(torch.tensor([[[6.0, 4.0]]]), (2, 3), 4.0, stride=4, kind="disc")
     tensor([[[[0., 0., 0.],
               [0., 1., 1.]]]])
     """
