@@ -32,6 +32,7 @@ from torch import Tensor
 import pose_kernels as pk
 
 MODULES = {
+    "heatmap": "benchmarks.bench_heatmap",
     "uv_splat": "benchmarks.bench_uv_splat",
     "uv_gather": "benchmarks.bench_uv_gather",
     "push_pull": "benchmarks.bench_push_pull",

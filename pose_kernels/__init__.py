@@ -10,8 +10,9 @@ out = pk.uv_gather(atlas, part2, uv2)          # paint it into another pose
 
 from . import backends, reference
 from .backends import use_backend
-from .ops.helmert_warp import helmert_warp
+from .ops.heatmap import heatmap
 from .ops.helmert_fit import helmert_fit
+from .ops.helmert_warp import helmert_warp
 from .ops.push_pull import push_pull
 from .ops.uv_gather import uv_gather
 from .ops.uv_splat import uv_splat
@@ -22,8 +23,9 @@ backends.initialize()
 
 __all__ = [
     "__version__",
-    "helmert_warp",
+    "heatmap",
     "helmert_fit",
+    "helmert_warp",
     "push_pull",
     "reference",
     "use_backend",

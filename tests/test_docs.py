@@ -44,6 +44,7 @@ def test_quick_start_runs(tmp_path):
 
 @pytest.mark.parametrize(
     "module", ["checks", "ops.uv_splat", "ops.uv_gather", "ops.push_pull", "ops.helmert_fit"]
+    "module", ["checks", "ops.heatmap", "ops.uv_splat", "ops.uv_gather", "ops.push_pull"]
 )
 def test_docstring_examples(module):
     loaded = importlib.import_module(f"pose_kernels.{module}")
@@ -64,6 +65,7 @@ def test_links_lead_somewhere(page):
 @needs_checkout
 def test_every_op_has_its_row_of_files():
     for op in ("uv_splat", "uv_gather", "push_pull", "helmert_fit"):
+    for op in ("heatmap", "uv_splat", "uv_gather", "push_pull"):
         assert hasattr(pk, op) and hasattr(pk.reference, op)
         for path in (
             f"csrc/ops/{op}.h",

@@ -14,6 +14,10 @@ from pose_kernels.testing import synthetic_iuv
 
 # Frozen: a compiled library and a saved program of torch.export depend on these words.
 SCHEMAS = {
+    "heatmap": "pose_kernels::heatmap(Tensor points, SymInt[] size, float sigma, float[] stride, "
+    "int kind) -> Tensor",
+    "heatmap_backward": "pose_kernels::heatmap_backward(Tensor grad, Tensor points, float sigma, "
+    "float[] stride) -> Tensor",
     "uv_splat": "pose_kernels::uv_splat(Tensor image, Tensor part, Tensor uv, SymInt num_parts, "
     "SymInt size, bool normalize, float min_weight, bool with_weight) "
     "-> (Tensor atlas, Tensor weight)",
@@ -33,11 +37,10 @@ has = torch._C._dispatch_has_kernel_for_dispatch_key
 
 
 def test_public_names_are_frozen():
-    assert sorted(pk.__all__) == [
-        "__version__", "helmert_fit", "push_pull", "reference", "use_backend", "uv_gather",
-        "uv_splat",
-    ]  # fmt: skip
-    assert sorted(pk.reference.__all__) == ["helmert_fit", "push_pull", "uv_gather", "uv_splat"]
+    ops = ["heatmap", "helmert_fit", "helmert_warp", "push_pull", "uv_gather", "uv_splat"]
+    assert sorted(pk.reference.__all__) == ops
+    rest = ["__version__", "reference", "use_backend"]
+    assert sorted(pk.__all__) == sorted(ops + rest)
     assert all(getattr(pk, name) is not None for name in pk.__all__)
     assert all(getattr(pk.reference, name).__doc__ for name in pk.reference.__all__)
 
