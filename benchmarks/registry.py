@@ -35,6 +35,7 @@ MODULES = {
     "uv_splat": "benchmarks.bench_uv_splat",
     "uv_gather": "benchmarks.bench_uv_gather",
     "push_pull": "benchmarks.bench_push_pull",
+    "capsule_mask": "benchmarks.bench_capsule_mask",
 }
 DIRECTIONS = ("forward", "backward", "both")
 KINDS = ("ours", "eager", "smart", "compiled", "peer")

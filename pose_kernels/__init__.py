@@ -10,6 +10,7 @@ out = pk.uv_gather(atlas, part2, uv2)          # paint it into another pose
 
 from . import backends, reference
 from .backends import use_backend
+from .ops.capsule_mask import capsule_mask
 from .ops.push_pull import push_pull
 from .ops.uv_gather import uv_gather
 from .ops.uv_splat import uv_splat
@@ -20,6 +21,7 @@ backends.initialize()
 
 __all__ = [
     "__version__",
+    "capsule_mask",
     "push_pull",
     "reference",
     "use_backend",

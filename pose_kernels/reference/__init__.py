@@ -5,8 +5,9 @@ Runs on any device, in any floating dtype, differentiable through plain autograd
 kernels are tested against these functions, and machines without a kernel fall back to them.
 """
 
+from .capsule_mask import capsule_mask
 from .push_pull import push_pull
 from .uv_gather import uv_gather
 from .uv_splat import uv_splat
 
-__all__ = ["push_pull", "uv_gather", "uv_splat"]
+__all__ = ["capsule_mask", "push_pull", "uv_gather", "uv_splat"]
