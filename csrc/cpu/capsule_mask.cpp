@@ -118,9 +118,14 @@ VECTOR_CLONES void mark(const Reached<A>& capsule, int z, int H, int W, Out valu
     for (int x = x_first; x < x_end; x += kLanes) {
       const int from = std::min(x, W - kLanes); // a voxel tested twice stays as it is
       Out* sixteen = voxels + from;
+      int32_t inside[kLanes]; // narrowed to bytes in a loop of its own: one with both does not
+                              // stay in full vectors
 #pragma omp simd
       for (int i = 0; i < kLanes; ++i)
-        sixteen[i] |= capsule_point(c, row, A(from + i)).d2 <= A(1) ? value : Out(0);
+        inside[i] = capsule_point(c, row, A(from + i)).d2 <= A(1) ? int32_t(value) : 0;
+#pragma omp simd
+      for (int i = 0; i < kLanes; ++i)
+        sixteen[i] = Out(sixteen[i] | inside[i]);
     }
   }
 }
@@ -197,22 +202,24 @@ void find_nearest(const Reached<A>* begin, const Reached<A>* end, Band<A>& band)
 }
 
 template <class A>
-VECTOR_CLONES void soften(int64_t count, A sharpness, A* d2) {
+VECTOR_CLONES void soften(int64_t count, const Softness<A>& softness, A* d2) {
+  const Softness<A> s = softness;
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i)
-    d2[i] = soft_step(d2[i], sharpness).value;
+    d2[i] = soft_step(d2[i], s).value;
 }
 
 // d2 becomes h = g sigma (1 - sigma) / d, 0 in the padding.
 template <class A>
 VECTOR_CLONES void slopes(const A* __restrict grad, int64_t W, int64_t rows, int64_t width,
-                          A sharpness, A* __restrict d2) {
+                          const Softness<A>& softness, A* __restrict d2) {
+  const Softness<A> s = softness;
   for (int64_t j = 0; j < rows; ++j) {
     const A* g = grad + j * W;
     A* h = d2 + j * width;
 #pragma omp simd
     for (int64_t x = 0; x < W; ++x)
-      h[x] = g[x] * soft_step(h[x], sharpness).slope_by_distance;
+      h[x] = g[x] * soft_step(h[x], s).slope_by_distance;
     for (int64_t x = W; x < width; ++x)
       h[x] = 0;
   }
@@ -247,11 +254,6 @@ VECTOR_CLONES void collect(const Capsule<A>& shape, index_t<A> index, const A* _
       sums[s] += double(lane[s][i]);
 }
 
-template <class A>
-A sharpness_of(A softness) {
-  return A(1.4426950408889634 / double(softness)); // log2(e) / s
-}
-
 } // namespace
 
 template <class T>
@@ -281,7 +283,7 @@ void capsule_mask(const CapsuleMask<T>& op) {
 template <class T>
 void capsule_soft_mask(const CapsuleSoftMask<T>& op) {
   const Scene<T> scene(op.set);
-  const T sharpness = sharpness_of(op.softness);
+  const auto softness = make_softness<T>(op.softness);
   const int64_t planes = op.set.N * op.set.P * op.D;
   const Band<T> empty(op.H, op.W);
   for_planes(planes, op.H * op.W, op.mask, empty, [&](int64_t plane, T* values, Band<T>& band) {
@@ -296,7 +298,7 @@ void capsule_soft_mask(const CapsuleSoftMask<T>& op) {
     for (band.y = 0; band.y < op.H; band.y += band.most) {
       band.rows = std::min(band.most, op.H - band.y);
       find_nearest<T, false>(begin, end, band);
-      soften(band.rows * band.width, sharpness, band.d2.data());
+      soften(band.rows * band.width, softness, band.d2.data());
       for (int64_t j = 0; j < band.rows; ++j)
         memcpy(values + (band.y + j) * op.W, &band.d2[j * band.width], op.W * sizeof(T));
     }
@@ -306,7 +308,7 @@ void capsule_soft_mask(const CapsuleSoftMask<T>& op) {
 template <class T>
 void capsule_soft_mask_backward(const CapsuleSoftMaskBackward<T>& op) {
   const Scene<T> scene(op.set);
-  const T sharpness = sharpness_of(op.softness);
+  const auto softness = make_softness<T>(op.softness);
   const int64_t N = op.set.N, K = op.set.K, P = op.set.P;
   const int64_t slabs = std::min<int64_t>(op.D, 64);
   const int64_t count = int64_t(scene.capsules.size());
@@ -325,7 +327,7 @@ void capsule_soft_mask_backward(const CapsuleSoftMaskBackward<T>& op) {
             band.rows = std::min(band.most, op.H - band.y);
             find_nearest<T, true>(capsules, capsules + (end - begin), band);
             const int64_t row = ((n * P + p) * op.D + band.z) * op.H + band.y;
-            slopes(op.grad + row * op.W, op.W, band.rows, band.width, sharpness, band.d2.data());
+            slopes(op.grad + row * op.W, op.W, band.rows, band.width, softness, band.d2.data());
             for (int64_t i = begin; i < end; ++i) {
               const Capsule<T>& shape = scene.capsules[i].shape;
               if (end - begin > 1)

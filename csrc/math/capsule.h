@@ -23,7 +23,8 @@ template <class A>
 struct Capsule {
   A a[3], b[3]; // ends, voxel coordinates (x, y, z)
   A inv[3];     // 1 / half-axis
-  A along[3];   // e / |e|^2; 0 where a = b: then t = 0 and all gradient goes to a
+  A along[3];   // e / |e|^2
+  A last;       // largest t: 1, or 0 where a = b; then all gradient goes to a
 };
 
 template <class A>
@@ -44,6 +45,7 @@ HD bool make_capsule(const A a[3], const A b[3], const A r[3], Capsule<A>& c) {
              is_finite(c.inv[i]);
   }
   const A tiny = A(1.1754943508222875e-38); // below, 1 / length2 could overflow
+  c.last = length2 >= tiny ? A(1) : A(0);
   const A scale = length2 >= tiny ? A(1) / length2 : A(0);
   for (int i = 0; i < 3; ++i)
     c.along[i] = e[i] * scale;
@@ -77,7 +79,7 @@ HD CapsulePoint<A> capsule_point(const Capsule<A>& c, const CapsuleRow<A>& row, 
   CapsulePoint<A> q;
   A t = c.along[0] * xa + row.t;
   t = t > A(0) ? t : A(0); // NaN goes to 0
-  q.t = t < A(1) ? t : A(1);
+  q.t = t < c.last ? t : c.last; // between two constants, a compiler would make cases of it
   const A u = A(1) - q.t;
   q.x = u * xa + q.t * xb;
   q.y = u * row.ya + q.t * row.yb;
@@ -98,18 +100,29 @@ constexpr A kFarthest2 = A(1e30);
 template <class A>
 struct SoftStep {
   A value;             // sigma((1 - d) / s)
-  A slope_by_distance; // sigma (1 - sigma) / d, at d = 0 a finite number: q is 0 there
+  A slope_by_distance; // sigma (1 - sigma) / d; at d = 0 some finite number, for q is 0 there
 };
 
-// d2 in [0, 1e30]; sharpness = log2(e) / s.
 template <class A>
-HD SoftStep<A> soft_step(A d2, A sharpness) {
-  const A by_d = inverse_root(d2);
-  const A z = (d2 * by_d - A(1)) * sharpness;
-  const A far = A(124); // sigma < 5e-38: as good as 0, and it is made 0
-  const A u = power_of_two(z < far ? (z > A(-126) ? z : A(-126)) : far);
-  const A sigma = z < far ? inverse(A(1) + u) : A(0);
-  return {sigma, sigma * (u * sigma) * by_d}; // u sigma = 1 - sigma without cancellation
+struct Softness {
+  A sharpness; // log2(e) / s
+  A low, high; // limits of the exponent; above, sigma < 5e-38 is made 0. Data, as Capsule::last is.
+};
+
+template <class A>
+Softness<A> make_softness(double s) {
+  return {A(1.4426950408889634 / s), A(-124), A(124)};
+}
+
+// d2 in [0, 1e30].
+template <class A>
+HD SoftStep<A> soft_step(A d2, const Softness<A>& s) {
+  const A d = std::sqrt(d2), z = d * s.sharpness - s.sharpness;
+  const A above = z > s.low ? z : s.low;
+  const A u = power_of_two(above < s.high ? above : s.high);
+  const A sigma = z < s.high ? inverse(A(1) + u) : A(0);
+  // u sigma is 1 - sigma without cancellation
+  return {sigma, sigma * (u * sigma) * inverse(d > A(1e-20) ? d : A(1e-20))};
 }
 
 // ---- bounds, so that voxels far from a capsule cost nothing
