@@ -206,11 +206,9 @@ def soft_backward(
     index = won.index.flatten(1)
 
     def collect(terms: list[Tensor]) -> Tensor:
-        sums = [
-            torch.zeros_like(start[:, :, i]).scatter_add(1, index, term.flatten(1))
-            for i, term in enumerate(terms)
-        ]
-        return torch.stack(sums, -1)
+        zeros = start.new_zeros(start.shape[:2], dtype=torch.float64)  # of as many as all voxels
+        sums = [zeros.scatter_add(1, index, term.double().flatten(1)) for term in terms]
+        return torch.stack(sums, -1).to(start.dtype)
 
     axes = range(3)
     return (
