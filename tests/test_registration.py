@@ -23,15 +23,22 @@ SCHEMAS = {
     "uv_gather": "pose_kernels::uv_gather(Tensor atlas, Tensor part, Tensor uv) -> Tensor",
     "push_pull": "pose_kernels::push_pull(Tensor atlas, Tensor weight, SymInt radius, "
     "float min_weight, bool adjoint) -> Tensor",
+    "capsule_mask": "pose_kernels::capsule_mask(Tensor start, Tensor end, Tensor radius, "
+    "Tensor part, SymInt[] size, SymInt num_parts, bool packed) -> Tensor",
+    "capsule_soft_mask": "pose_kernels::capsule_soft_mask(Tensor start, Tensor end, "
+    "Tensor radius, Tensor part, SymInt[] size, SymInt num_parts, float softness) -> Tensor",
+    "capsule_soft_mask_backward": "pose_kernels::capsule_soft_mask_backward(Tensor grad, "
+    "Tensor start, Tensor end, Tensor radius, Tensor part, float softness) "
+    "-> (Tensor grad_start, Tensor grad_end, Tensor grad_radius)",
 }
 has = torch._C._dispatch_has_kernel_for_dispatch_key
 
 
 def test_public_names_are_frozen():
     assert sorted(pk.__all__) == [
-        "__version__", "push_pull", "reference", "use_backend", "uv_gather", "uv_splat",
+        "__version__", "capsule_mask", "push_pull", "reference", "use_backend", "uv_gather", "uv_splat",
     ]  # fmt: skip
-    assert sorted(pk.reference.__all__) == ["push_pull", "uv_gather", "uv_splat"]
+    assert sorted(pk.reference.__all__) == ["capsule_mask", "push_pull", "uv_gather", "uv_splat"]
     assert all(getattr(pk, name) is not None for name in pk.__all__)
     assert all(getattr(pk.reference, name).__doc__ for name in pk.reference.__all__)
 

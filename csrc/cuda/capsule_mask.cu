@@ -202,7 +202,7 @@ __device__ __forceinline__ void approach(const Capsule<A>& shape, int index, int
 }
 
 template <class A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, sizeof(A) == 4 ? 3 : 1)
     capsule_soft_mask_kernel(CapsuleSoftMask<A> a, Softness<A> softness, Tiling tiling,
                              bool vector) {
   const CapsuleList<A> list(dynamic_shared());
