@@ -2,9 +2,9 @@
 """Inputs of capsule_mask, its values in float64, and how far a correct float32 one may be off.
 
 First-order rounding analysis with eps of the kernel's dtype. With w_a and w_b the voxel seen from
-both ends in half-axes, q = (1 - t) w_a + t w_b takes a difference, a reciprocal, a product, and two
-products and a sum: each component is off by at most 3 eps (|w_a| + |w_b|). t enters d only to second
-order where it is a minimizer, and by at most 5 eps |w_a| where d is near 0. So
+both ends in half-axes, q = (1 - t) w_a + t w_b takes a difference, a reciprocal, a product, and
+two products and a sum: each component is off by at most 3 eps (|w_a| + |w_b|). t enters d only to
+second order where it is a minimizer, and by at most 5 eps |w_a| where d is near 0. So
 
     |d - d_exact| <= OFF = 8 eps (1 + |w_a| + |w_b|)
 
@@ -103,7 +103,7 @@ class Exact:
         self.length = along.norm(dim=-1)
         share = (to_start * along).sum(-1) / along.square().sum(-1)
         self.t = share.nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
-        # From the end itself where that is nearest: capsules that share it are equally far, exactly.
+        # From the end itself where that is nearest: capsules that share it tie exactly.
         inner = to_start - self.t[..., None] * along
         self.q = torch.where(self.t[..., None] < 1, inner, to_end)
         self.d = self.q.norm(dim=-1)

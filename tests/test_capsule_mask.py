@@ -200,7 +200,8 @@ def test_a_tiny_softness_is_finite(place, softness):
 def test_gradcheck(place):
     """Away from kinks: no voxel on a segment, none equally near to two capsules."""
     inputs = on(place, capsules(2, 5, (3, 4, 5), 2, seed=1))
-    inputs["end"][:, 0] += 0.7
+    inputs["end"][:, 0] += 0.7  # no longer a ball
+    inputs["end"][:, 2] += 0.4  # and no shared end
 
     def run(start, end, radius):
         changed = {**inputs, "start": start, "end": end, "radius": radius}

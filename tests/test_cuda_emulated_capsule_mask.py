@@ -137,8 +137,6 @@ def test_no_access_out_of_bounds():
         pytest.skip("the compiler has no AddressSanitizer library")
     options = {builder.SANITIZE: "1", "LD_PRELOAD": libraries, "ASAN_OPTIONS": "detect_leaks=0"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", SANITIZED, __file__]
-    done = subprocess.run(
-        command, env={**os.environ, **options}, capture_output=True, text=True
-    )
+    done = subprocess.run(command, env={**os.environ, **options}, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
     assert " passed" in done.stdout and " skipped" not in done.stdout.splitlines()[-1]

@@ -42,7 +42,9 @@ def test_quick_start_runs(tmp_path):
     assert "torch.Size([1, 3, 256, 256])" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["checks", "ops.uv_splat", "ops.uv_gather", "ops.push_pull", "ops.capsule_mask"])
+@pytest.mark.parametrize(
+    "module", ["checks", "ops.uv_splat", "ops.uv_gather", "ops.push_pull", "ops.capsule_mask"]
+)
 def test_docstring_examples(module):
     loaded = importlib.import_module(f"pose_kernels.{module}")
     tests = doctest.DocTestFinder().find(loaded, extraglobs={"torch": torch})

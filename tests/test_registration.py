@@ -36,7 +36,8 @@ has = torch._C._dispatch_has_kernel_for_dispatch_key
 
 def test_public_names_are_frozen():
     assert sorted(pk.__all__) == [
-        "__version__", "capsule_mask", "push_pull", "reference", "use_backend", "uv_gather", "uv_splat",
+        "__version__", "capsule_mask",
+        "push_pull", "reference", "use_backend", "uv_gather", "uv_splat",
     ]  # fmt: skip
     assert sorted(pk.reference.__all__) == ["capsule_mask", "push_pull", "uv_gather", "uv_splat"]
     assert all(getattr(pk, name) is not None for name in pk.__all__)

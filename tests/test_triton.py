@@ -2,8 +2,8 @@
 """The Triton kernels where there is no GPU: in Triton's interpreter, and compiled for every GPU.
 
 Triton decides between the two when a kernel is defined, once per process, so each has a process of
-its own, which runs the files triton_worker*.py; both start together, with the first test here. On a GPU the
-kernels also run as the backend "triton" of the other test files.
+its own, which runs the files triton_worker*.py; both start together, with the first test here. On a
+GPU the kernels also run as the backend "triton" of the other test files.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ class Run:
         command += ["-p", "no:cacheprovider", f"--junitxml={self.report}"]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                command, cwd=WORKERS[0].parent, env=environment, stdout=log, stderr=subprocess.STDOUT
+                command,
+                cwd=WORKERS[0].parent,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         self.cases: dict[str, list[ElementTree.Element]] | None = None
 

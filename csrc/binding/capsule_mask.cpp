@@ -54,11 +54,15 @@ void check_volume(const std::vector<int64_t>& size, int64_t num_parts) {
 template <class T>
 CapsuleSet<T> capsule_set(const Tensor& start, const Tensor& end, const Tensor& radius,
                           const Tensor& part, int64_t num_parts) {
-  return {start.size(0),  start.size(1),
-          num_parts,      points<T>(start),
-          points<T>(end), points<T>(radius),
+  return {start.size(0),
+          start.size(1),
+          num_parts,
+          points<T>(start),
+          points<T>(end),
+          points<T>(radius),
           static_cast<const int32_t*>(part.data_ptr()),
-          part.stride(0), part.stride(1)};
+          part.stride(0),
+          part.stride(1)};
 }
 
 Tensor capsule_mask(const Tensor& start, const Tensor& end, const Tensor& radius,
@@ -114,11 +118,9 @@ Tensor capsule_soft_mask(const Tensor& start, const Tensor& end, const Tensor& r
   return mask;
 }
 
-std::tuple<Tensor, Tensor, Tensor> capsule_soft_mask_backward(const Tensor& grad_,
-                                                              const Tensor& start,
-                                                              const Tensor& end,
-                                                              const Tensor& radius,
-                                                              const Tensor& part, double softness) {
+std::tuple<Tensor, Tensor, Tensor>
+capsule_soft_mask_backward(const Tensor& grad_, const Tensor& start, const Tensor& end,
+                           const Tensor& radius, const Tensor& part, double softness) {
   check_capsules(start, end, radius, part);
   STD_TORCH_CHECK(grad_.dim() == 5 && grad_.size(0) == start.size(0) &&
                       grad_.scalar_type() == start.scalar_type(),

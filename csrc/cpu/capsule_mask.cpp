@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Capsule masks on the CPU: hard (bits or bytes), soft, and the backward of the soft one.
 //
-// A task is a plane (sample, part, z), for bits (sample, z). Hard: clear the plane, then per capsule
-// the rows that it reaches, and in a row only the voxels that the piece of its segment near that row
-// reaches, 16 at a time; the rest of the volume costs one memset. Soft: sigma is nowhere exactly 0
-// in a volume of useful size, so every voxel is evaluated, a band of rows in L1 at a time: distances
-// to the part's capsules, then one pass of sigma. The backward finds distances and winners again
-// instead of keeping them, and adds per z-slab of a sample in a fixed order: the same bits for any
-// number of threads. Sums of a slab are carried in double.
+// A task is a plane (sample, part, z), for bits (sample, z). Hard: clear the plane, then per
+// capsule the rows that it reaches, and in a row only the voxels that the piece of its segment near
+// that row reaches, 16 at a time; the rest of the volume costs one memset. Soft: sigma is nowhere
+// exactly 0 in a volume of useful size, so every voxel is evaluated, a band of rows in L1 at a
+// time: distances to the part's capsules, then one pass of sigma. The backward finds distances and
+// winners again instead of keeping them, and adds per z-slab of a sample in a fixed order: the same
+// bits for any number of threads. Sums of a slab are carried in double.
 
 #include "../ops/capsule_mask.h"
 
@@ -25,8 +25,8 @@ constexpr int kLanes = 16;
 template <class A>
 struct Reached {
   Capsule<A> shape;
-  A reach[3];         // half-axes and the margin
-  A low[3], high[3];  // box of what it can reach
+  A reach[3];        // half-axes and the margin
+  A low[3], high[3]; // box of what it can reach
   int64_t k;
 };
 
@@ -152,9 +152,9 @@ struct Band {
         d2(most * width), winner(most * width) {}
   int64_t W, width, most;
   int64_t y = 0, rows = 0, z = 0;
-  std::vector<A> xa, xb;              // w_a and w_b in x of one capsule
-  std::vector<A> d2;                  // [rows, width] of the nearest capsule; later h
-  std::vector<index_t<A>> winner;     // [rows, width] which one that is
+  std::vector<A> xa, xb;          // w_a and w_b in x of one capsule
+  std::vector<A> d2;              // [rows, width] of the nearest capsule; later h
+  std::vector<index_t<A>> winner; // [rows, width] which one that is
 };
 
 template <class A>
@@ -195,9 +195,8 @@ void find_nearest(const Reached<A>* begin, const Reached<A>* end, Band<A>& band)
     std::fill_n(band.winner.begin(), band.rows * band.width, index_t<A>(-1));
   for (const Reached<A>* capsule = begin; capsule != end; ++capsule) {
     offsets(capsule->shape, band.width, band.xa.data(), band.xb.data());
-    approach<A, WINNER>(capsule->shape, index_t<A>(capsule - begin), band.xa.data(),
-                        band.xb.data(), band.z, band.y, band.rows, band.width, band.d2.data(),
-                        band.winner.data());
+    approach<A, WINNER>(capsule->shape, index_t<A>(capsule - begin), band.xa.data(), band.xb.data(),
+                        band.z, band.y, band.rows, band.width, band.d2.data(), band.winner.data());
   }
 }
 

@@ -7,12 +7,13 @@
 //
 //   t = clamp(w_a . e / |e|^2, 0, 1),   q = (1 - t) w_a + t w_b
 //
-// v is inside where d^2 <= 1; softly, to the degree sigma((1 - d) / s). Written with both ends, q is
-// bit for bit the same for two capsules of one r whose nearest point is an end they share: such ties
-// are ties in every arithmetic. t is a minimizer or fixed at its limit, so by the envelope theorem
-// the gradient of d^2 is the one at fixed t:
+// v is inside where d^2 <= 1; softly, to the degree sigma((1 - d) / s). Written with both ends, q
+// is bit for bit the same for two capsules of one r whose nearest point is an end they share: such
+// ties are ties in every arithmetic. t is a minimizer or fixed at its limit, so by the envelope
+// theorem the gradient of d^2 is the one at fixed t:
 //
-//   d d^2 / d a_i = -2 (1 - t) q_i / r_i    d d^2 / d b_i = -2 t q_i / r_i    d d^2 / d r_i = -2 q_i^2 / r_i
+//   d d^2 / d a_i = -2 (1 - t) q_i / r_i    d d^2 / d b_i = -2 t q_i / r_i    d d^2 / d r_i = -2
+//   q_i^2 / r_i
 #pragma once
 
 #include "elementary.h"
@@ -78,7 +79,7 @@ template <class A>
 HD CapsulePoint<A> capsule_point(const Capsule<A>& c, const CapsuleRow<A>& row, A xa, A xb) {
   CapsulePoint<A> q;
   A t = c.along[0] * xa + row.t;
-  t = t > A(0) ? t : A(0); // NaN goes to 0
+  t = t > A(0) ? t : A(0);       // NaN goes to 0
   q.t = t < c.last ? t : c.last; // between two constants, a compiler would make cases of it
   const A u = A(1) - q.t;
   q.x = u * xa + q.t * xb;

@@ -21,7 +21,7 @@ HD double inverse(double x) {
 
 // 2^x for x in [-125, 126].
 HD float power_of_two(float x) {
-  const float shifted = x + 12582912.0f; // 1.5 2^23: its low bits are the nearest integer
+  const float shifted = x + 12582912.0f;       // 1.5 2^23: its low bits are the nearest integer
   const float r = x - (shifted - 12582912.0f); // in [-0.5, 0.5], exact
   float p = 0.00015345810970757157f;           // minimax, to 1.6e-8
   p = p * r + 0.0013399930903688073f;

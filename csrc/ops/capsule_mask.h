@@ -23,13 +23,14 @@ struct CapsuleSet {
 
 // Capsule k of sample n, and its part; false where it is empty or its part is none of 0 .. P - 1.
 template <class T>
-HD bool read_capsule(const CapsuleSet<T>& set, int64_t n, int64_t k, Capsule<T>& capsule,
-                     int& part, T radius[3]) {
+HD bool read_capsule(const CapsuleSet<T>& set, int64_t n, int64_t k, Capsule<T>& capsule, int& part,
+                     T radius[3]) {
   T a[3], b[3];
   for (int i = 0; i < 3; ++i) {
     a[i] = set.start.data[n * set.start.sample + k * set.start.capsule + i * set.start.axis];
     b[i] = set.end.data[n * set.end.sample + k * set.end.capsule + i * set.end.axis];
-    radius[i] = set.radius.data[n * set.radius.sample + k * set.radius.capsule + i * set.radius.axis];
+    radius[i] =
+        set.radius.data[n * set.radius.sample + k * set.radius.capsule + i * set.radius.axis];
   }
   part = set.part[n * set.part_sample + k * set.part_capsule];
   return make_capsule(a, b, radius, capsule) && part >= 0 && part < set.P;

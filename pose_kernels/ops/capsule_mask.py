@@ -109,13 +109,13 @@ def capsule_mask(
 
 
 def _checked_size(size: object) -> tuple[int, int, int]:
-    message = f"size must be (D, H, W), three ints of at least 1, got {size!r}"
-    if not isinstance(size, (tuple, list)) or len(size) != 3:
-        raise ValueError(message)
-    for side in size:
-        if not isinstance(side, (int, torch.SymInt)) or isinstance(side, bool) or side < 1:
-            raise ValueError(message)
-    D, H, W = size
+    fits = isinstance(size, (tuple, list)) and len(size) == 3
+    for side in size if fits else ():  # type: ignore[attr-defined]  # a sequence by now
+        is_int = isinstance(side, (int, torch.SymInt)) and not isinstance(side, bool)
+        fits = fits and is_int and side >= 1
+    if not fits:
+        raise ValueError(f"size must be (D, H, W), three ints of at least 1, got {size!r}")
+    D, H, W = (side for side in size)  # type: ignore[attr-defined]
     if D * H * W >= 2**31:
         raise ValueError(f"size must have fewer than 2^31 voxels, got {size!r}")
     return D, H, W
@@ -230,10 +230,9 @@ def _soft_backward(ctx: Any, grad: Tensor) -> dict[str, Tensor | None]:
     return dict(zip(("start", "end", "radius"), grads, strict=True))
 
 
-def _soft_tangent(
-    inputs: tuple[Any, ...], output: Tensor, tangents: dict[str, Tensor]
-) -> Tensor:
-    return reference_soft_tangent(*inputs, tangents)
+def _soft_tangent(inputs: tuple[Any, ...], output: Tensor, tangents: dict[str, Tensor]) -> Tensor:
+    start, end, radius, part, size, num_parts, softness = inputs
+    return reference_soft_tangent(start, end, radius, part, size, num_parts, softness, tangents)
 
 
 soft_mask = Operator(

@@ -117,7 +117,7 @@ def hard(
 class Winners(NamedTuple):
     """The capsule nearest to each voxel, per part; the lowest index where several are."""
 
-    index: Tensor  # (N, P, D H W) int64; 0 where there is none
+    capsule: Tensor  # (N, P, D H W) int64; 0 where there is none
     found: Tensor  # (N, P, 1) bool: the part has a capsule that counts
 
 
@@ -169,8 +169,8 @@ def soft(
     full = counts(start, end, radius, part, num_parts)
     points = _usable(start, end, radius, full)
     won = winners(start, end, radius, part, size, num_parts)
-    own = [_of_winners(x, won.index) for x in points]
-    d2 = nearest_point(*own, voxels(size, start)).d2
+    a, b, r = (_of_winners(x, won.capsule) for x in points)
+    d2 = nearest_point(a, b, r, voxels(size, start)).d2
     d = d2.where(d2 > 0, 1).sqrt().where(d2 > 0, 0)  # no gradient at d = 0
     mask = torch.sigmoid((1 - d) / softness).where(won.found, 0)
     return mask.view(*mask.shape[:2], *size)
@@ -189,13 +189,13 @@ def _slopes(
     full = counts(start, end, radius, part, num_parts)
     points = _usable(start, end, radius, full)
     won = winners(start, end, radius, part, size, num_parts)
-    a, b, r = (_of_winners(x, won.index) for x in points)
+    a, b, r = (_of_winners(x, won.capsule) for x in points)
     point = nearest_point(a, b, r, voxels(size, start))
     d = point.d2.sqrt()
     sigma = torch.sigmoid((1 - d) / softness)
     slope = sigma * torch.sigmoid((d - 1) / softness) / (softness * d.where(d > 0, 1))
     slope = slope.where(won.found & (d > 0), 0)
-    return won, r, point, grad.reshape(won.index.shape) * slope
+    return won, r, point, grad.reshape(won.capsule.shape) * slope
 
 
 def soft_backward(
@@ -203,7 +203,7 @@ def soft_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient of :func:`soft`, by the formulas of csrc/math/capsule.h."""
     won, r, (t, q, _), slope = _slopes(grad, start, end, radius, part, softness)
-    index = won.index.flatten(1)
+    index = won.capsule.flatten(1)
 
     def collect(terms: list[Tensor]) -> Tensor:
         zeros = start.new_zeros(start.shape[:2], dtype=torch.float64)  # of as many as all voxels
@@ -234,7 +234,7 @@ def soft_tangent(
     moved = torch.zeros_like(slope)
     for name, share in (("start", 1 - t), ("end", t), ("radius", None)):
         if name in tangents:
-            d = _of_winners(tangents[name], won.index)
+            d = _of_winners(tangents[name], won.capsule)
             for i in range(3):
                 factor = q[i] if share is None else share
                 moved = moved + factor * q[i] / r[i] * d[i]

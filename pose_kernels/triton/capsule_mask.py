@@ -201,7 +201,9 @@ def _together(start: Tensor, end: Tensor, radius: Tensor) -> Tensor:
     return torch.cat([start, end, radius], -1)
 
 
-def _launch(kernel: Any, programs: int, volume: Sequence[int], *args: Any, **constants: Any) -> None:
+def _launch(
+    kernel: Any, programs: int, volume: Sequence[int], *args: Any, **constants: Any
+) -> None:
     """``programs`` rows of blocks of the volume; K, P, D, H, W and blocks come last."""
     D, H, W = volume
     blocks = triton.cdiv(D * H * W, BLOCK)
