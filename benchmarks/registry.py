@@ -37,6 +37,7 @@ MODULES = {
     "uv_gather": "benchmarks.bench_uv_gather",
     "push_pull": "benchmarks.bench_push_pull",
     "helmert_fit": "benchmarks.bench_helmert_fit",
+    "capsule_mask": "benchmarks.bench_capsule_mask",
 }
 DIRECTIONS = ("forward", "backward", "both")
 KINDS = ("ours", "eager", "smart", "compiled", "peer")

@@ -10,6 +10,7 @@ out = pk.uv_gather(atlas, part2, uv2)          # paint it into another pose
 
 from . import backends, reference
 from .backends import use_backend
+from .ops.capsule_mask import capsule_mask
 from .ops.heatmap import heatmap
 from .ops.helmert_fit import helmert_fit
 from .ops.helmert_warp import helmert_warp
@@ -23,6 +24,7 @@ backends.initialize()
 
 __all__ = [
     "__version__",
+    "capsule_mask",
     "heatmap",
     "helmert_fit",
     "helmert_warp",

@@ -32,12 +32,19 @@ SCHEMAS = {
     "-> (Tensor grad_source, Tensor grad_target, Tensor grad_weight)",
     "push_pull": "pose_kernels::push_pull(Tensor atlas, Tensor weight, SymInt radius, "
     "float min_weight, bool adjoint) -> Tensor",
+    "capsule_mask": "pose_kernels::capsule_mask(Tensor start, Tensor end, Tensor radius, "
+    "Tensor part, SymInt[] size, SymInt num_parts, bool packed) -> Tensor",
+    "capsule_soft_mask": "pose_kernels::capsule_soft_mask(Tensor start, Tensor end, "
+    "Tensor radius, Tensor part, SymInt[] size, SymInt num_parts, float softness) -> Tensor",
+    "capsule_soft_mask_backward": "pose_kernels::capsule_soft_mask_backward(Tensor grad, "
+    "Tensor start, Tensor end, Tensor radius, Tensor part, float softness) "
+    "-> (Tensor grad_start, Tensor grad_end, Tensor grad_radius)",
 }
 has = torch._C._dispatch_has_kernel_for_dispatch_key
 
 
 def test_public_names_are_frozen():
-    ops = ["heatmap", "helmert_fit", "helmert_warp", "push_pull", "uv_gather", "uv_splat"]
+    ops = ["capsule_mask", "heatmap", "helmert_fit", "helmert_warp", "push_pull", "uv_gather", "uv_splat"]
     assert sorted(pk.reference.__all__) == ops
     rest = ["__version__", "reference", "use_backend"]
     assert sorted(pk.__all__) == sorted(ops + rest)

@@ -19,6 +19,12 @@ OPS = {
     "uv_splat": "uv_splat",
     "uv_splat_backward": "uv_splat",
     "uv_gather": "uv_gather",
+    "uv_splat": "uv_splat",
+    "uv_splat_backward": "uv_splat",
+    "uv_gather": "uv_gather",
+    "capsule_mask": "capsule_mask",
+    "capsule_soft_mask": "capsule_mask",
+    "capsule_soft_mask_backward": "capsule_mask",
 }
 
 
