@@ -87,7 +87,7 @@ def masks_picture(result: Repose, title: str) -> panel.Pixels:
     everything = [
         _cut(_view(_flat(mask, range(len(PARTS))), v, block), mask, v, block) for v in VIEWS
     ]
-    cards = [panel.Card(_pair(everything), f"ten parts, {title}", "front | side")]
+    cards = [panel.Card(_pair(everything), f"ten parts, {title}", "front and side")]
     for p, name in enumerate(PARTS):
         alone = _flat(mask, [p])
         pictures = []

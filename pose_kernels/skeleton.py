@@ -161,9 +161,10 @@ def body_parts(
         s = torch.where(sized, scale.to(s), 0)
 
     rows = _capsules(pose)
-    start, end = (torch.stack([row[i].where for row in rows], -2) for i in (0, 1))
-    found = torch.stack([row[0].known & row[1].known for row in rows], -1)[..., None]
-    thickness = s.new_tensor([row[2] for row in rows])
+    start = torch.stack([row.start.where for row in rows], -2)
+    end = torch.stack([row.end.where for row in rows], -2)
+    found = torch.stack([row.start.known & row.end.known for row in rows], -1)[..., None]
+    thickness = s.new_tensor([row.thickness for row in rows])
     half = s[..., None, None] * thickness[:, None] / 2 / pitch + _PAD
     points, weight = _point_sets(pose)
     nan = torch.full((), torch.nan, dtype=s.dtype, device=s.device)
@@ -171,7 +172,7 @@ def body_parts(
         torch.where(found, start / pitch, nan),
         torch.where(found, end / pitch, nan),
         torch.where(sized[..., None, None], half, nan),
-        torch.tensor([row[3] for row in rows], dtype=torch.int32, device=s.device),
+        torch.tensor([row.part for row in rows], dtype=torch.int32, device=s.device),
         points,
         weight,
         torch.where(sized, s, nan),
@@ -233,6 +234,13 @@ class _Point(NamedTuple):
     known: Tensor  # (...) bool: False if it is missing, then `where` means nothing
 
 
+class _Segment(NamedTuple):
+    start: _Point  # pixels
+    end: _Point
+    thickness: float  # torso diagonals
+    part: int
+
+
 class _Pose:
     """Canonical joints by name, and arithmetic that keeps track of what is missing.
 
@@ -266,30 +274,32 @@ def _torso_diagonal(pose: _Pose) -> tuple[Tensor, Tensor]:
     return torch.maximum(first, second), has_first | has_second
 
 
-def _capsules(pose: _Pose) -> list[tuple[_Point, _Point, float, int]]:
-    """(start, end, thickness in torso diagonals, part) of the 19 capsules, in pixels."""
+def _capsules(pose: _Pose) -> list[_Segment]:
+    """The 19 capsules, in their order."""
     rows = [
-        (pose[a], pose[b], _TORSO_THICK, 0) for i, a in enumerate(_TORSO) for b in _TORSO[i + 1 :]
+        _Segment(pose[a], pose[b], _TORSO_THICK, 0)
+        for i, a in enumerate(_TORSO)
+        for b in _TORSO[i + 1 :]
     ]
     left, right, neck = pose["lear"], pose["rear"], pose["neck"]
     center = (left.where + right.where) / 2
     lower = 0.7 * center + 0.3 * neck.where
     known = left.known & right.known & neck.known
-    rows.append((_Point(2 * center - lower, known), _Point(lower, known), _HEAD_THICK, 1))
+    rows.append(_Segment(_Point(2 * center - lower, known), _Point(lower, known), _HEAD_THICK, 1))
     for i, side in enumerate("lr"):
         hand = pose.beyond(side + "elb", side + "wri", 0.2)
         rows += [
-            (pose[side + "sho"], pose[side + "elb"], _LIMB_THICK, 2 + 2 * i),
-            (pose[side + "elb"], hand, _LIMB_THICK, 3 + 2 * i),
-            (hand, hand, _BALL_THICK, 3 + 2 * i),
+            _Segment(pose[side + "sho"], pose[side + "elb"], _LIMB_THICK, 2 + 2 * i),
+            _Segment(pose[side + "elb"], hand, _LIMB_THICK, 3 + 2 * i),
+            _Segment(hand, hand, _BALL_THICK, 3 + 2 * i),
         ]
     for i, side in enumerate("lr"):
         hip = pose.beyond(side + "sho", side + "hip", 0.1)
         foot = pose.beyond(side + "kne", side + "ank", 0.2)
         rows += [
-            (hip, pose[side + "kne"], _LIMB_THICK, 6 + 2 * i),
-            (pose[side + "kne"], foot, _LIMB_THICK, 7 + 2 * i),
-            (foot, foot, _BALL_THICK, 7 + 2 * i),
+            _Segment(hip, pose[side + "kne"], _LIMB_THICK, 6 + 2 * i),
+            _Segment(pose[side + "kne"], foot, _LIMB_THICK, 7 + 2 * i),
+            _Segment(foot, foot, _BALL_THICK, 7 + 2 * i),
         ]
     return rows
 
