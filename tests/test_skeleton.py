@@ -370,7 +370,7 @@ class TestTransforms:
         torch.testing.assert_close(moved, expected.expand(10, 3, 4), rtol=0, atol=1e-6)
 
     def test_voxels_map_as_pixels_do(self):
-        """Where bones keep their lengths a limb is fitted exactly: its points go where they were."""
+        """A limb whose bones keep their lengths is fitted exactly: points go where they were."""
         poses = [place_in_frame(torch.from_numpy(person(POSES[p]))) for p in ("lunge", "walk")]
         length = torch.stack([(p[2] - p[3]).norm() for p in poses])
         source, target = (body_parts(p * (100 / n)) for p, n in zip(poses, length))
