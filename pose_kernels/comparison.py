@@ -157,8 +157,8 @@ def race_of_volumes(
         for pose in ("stand", "walk")
     )
     transform = part_transforms(stand, walk)[None].to(device)
-    capsules = (x[None] for x in stand.capsules[:3])
-    mask = capsule_mask(*capsules, stand.part, size=SIZE, num_parts=len(PARTS)).to(device)
+    start, end, radius = (x[None] for x in stand.capsules[:3])
+    mask = capsule_mask(start, end, radius, stand.part, size=SIZE, num_parts=len(PARTS)).to(device)
     generator = torch.Generator().manual_seed(0)
     volume = torch.rand(1, channels, *SIZE, generator=generator).to(device)
     contenders: list[Callable[[], object]] = [

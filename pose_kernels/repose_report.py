@@ -9,6 +9,7 @@ faces the viewer; nearer to the front viewer is to the right.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -82,19 +83,19 @@ def summary(result: Repose) -> str:
 def masks_picture(result: Repose, title: str) -> panel.Pixels:
     """The masks of the source, cut to the body: all in their colors, then each part alone in front
     of the shadow of the others; front and side view in a pair."""
-    mask = result.source_mask
-    block = _blocks(mask, _SMALL)
-    everything = [
-        _cut(_view(_flat(mask, range(len(PARTS))), v, block), mask, v, block) for v in VIEWS
-    ]
+    mask = _body(result.source_mask)
+    block = _blocks(result.source_mask, _SMALL)
+    everything = [_view(_flat(mask, range(len(PARTS))), view, block) for view in VIEWS]
     cards = [panel.Card(_pair(everything), f"ten parts, {title}", "front and side")]
+    paper = round(_BACKDROP * 255)
+    shadows = [
+        np.where((picture == paper).all(2, keepdims=True), paper, _SHADOW) for picture in everything
+    ]
     for p, name in enumerate(PARTS):
         alone = _flat(mask, [p])
         pictures = []
-        for whole, view in zip(everything, VIEWS, strict=True):
-            part = _cut(_view(alone, view, block), mask, view, block)
-            paper = round(_BACKDROP * 255)
-            shadow = np.where((whole == paper).all(2, keepdims=True), paper, _SHADOW)
+        for shadow, view in zip(shadows, VIEWS, strict=True):
+            part = _view(alone, view, block)
             blank = (part == paper).all(2, keepdims=True)
             pictures.append(np.where(blank, shadow, part).astype(np.uint8))
         cards.append(panel.Card(_pair(pictures), name, f"{int(alone[3].sum())} voxels"))
@@ -125,15 +126,13 @@ def repose_picture(result: Repose, titles: tuple[str, str]) -> panel.Pixels:
     return panel.grid(rows, summary(result).replace("\n", "; "))
 
 
-def _flat(mask: Tensor, parts: Any) -> Tensor:
+def _flat(mask: Tensor, parts: Iterable[int]) -> Tensor:
     """Masks as a volume (4, D, H, W) of plain color; where parts overlap, the last one's."""
-    color = torch.zeros(3, *mask.shape, device=mask.device)
-    solid = torch.zeros(mask.shape, dtype=torch.bool, device=mask.device)
+    label = torch.zeros(mask.shape, dtype=torch.long, device=mask.device)
     for p in parts:
-        inside = (mask >> p) & 1 != 0
-        color = torch.where(inside, torch.tensor(COLORS[p]).to(color)[:, None, None, None], color)
-        solid |= inside
-    return torch.cat((color, solid[None].to(color)))
+        label[(mask >> p) & 1 != 0] = p + 1
+    palette = torch.tensor([(0.0, 0.0, 0.0, 0.0), *((*hue, 1.0) for hue in COLORS)]).T
+    return palette.to(mask.device)[:, label]
 
 
 def _blocks(mask: Tensor, most: int) -> tuple[int, int]:
@@ -180,9 +179,9 @@ def _outlines(
     ]
     radius = torch.nn.functional.pad(parts.radius[:, [axis, 1]] * scale, (0, 1), value=1.0)
     size = (1, nodes[1] * down, nodes[2 - axis] * across)
-    packed = capsule_mask(
-        *(x[None] for x in (*ends, radius)), parts.part, size=size, num_parts=len(PARTS)
-    )[0, 0]
+    start, end = (x[None] for x in ends)
+    packed = capsule_mask(start, end, radius[None], parts.part, size=size, num_parts=len(PARTS))
+    packed = packed[0, 0]
     bits = torch.arange(len(PARTS), device=packed.device).view(-1, 1, 1)
     inside = ((packed >> bits) & 1).float()
     # the outermost pixels of a silhouette: those that lose one of their neighbors
@@ -199,14 +198,14 @@ def _drawn(picture: panel.Pixels, outlines: NDArray[np.bool_]) -> panel.Pixels:
     return page
 
 
-def _cut(picture: panel.Pixels, mask: Tensor, view: str, block: tuple[int, int]) -> panel.Pixels:
-    """The part of a view that shows the body, with two voxels around it."""
-    body = (mask != 0).any(0) if view == "front" else (mask != 0).any(2).T.flip(1)
-    spans = []
-    for axis, side in ((1, block[0]), (0, block[0] if view == "front" else block[1])):
-        hit = body.any(axis).nonzero().flatten().tolist() or [0]
-        spans.append(slice(max(hit[0] - 2, 0) * side, (hit[-1] + 3) * side))
-    return picture[spans[0], spans[1]]
+def _body(mask: Tensor) -> Tensor:
+    """The box of the masks in a volume (D, H, W), with two voxels around it."""
+    for axis in range(3):
+        others = [other for other in range(3) if other != axis]
+        hit = (mask != 0).any(others[1]).any(others[0]).nonzero().flatten().tolist() or [0]
+        first = max(hit[0] - 2, 0)
+        mask = mask.narrow(axis, first, min(hit[-1] + 3, mask.shape[axis]) - first)
+    return mask
 
 
 def _pair(pictures: list[panel.Pixels]) -> panel.Pixels:

@@ -100,11 +100,11 @@ def repose_volume(
             )
     if not transform.isfinite().all((1, 2)).any():
         raise ValueError("no part of the body has enough joints in both poses")
-    capsules = [torch.stack(pair) for pair in zip(a.capsules[:3], b.capsules[:3], strict=True)]
+    start, end, radius = (torch.stack(both) for both in zip(a.capsules[:3], b.capsules[:3]))
     masks = clock(
         "masks",
         "capsule_mask",
-        lambda: capsule_mask(*capsules, a.part, size=size, num_parts=len(PARTS)),
+        lambda: capsule_mask(start, end, radius, a.part, size=size, num_parts=len(PARTS)),
     )
     volume = clock("draw", "", lambda: patterned_volume(a, masks[0], voxel))
     warped = clock(
@@ -122,31 +122,36 @@ def patterned_volume(parts: BodyParts, mask: Tensor, voxel: tuple[float, ...]) -
 
     parts: of one pose. mask: (D, H, W) packed. voxel: pixels along x, y, z.
     """
-    size = mask.shape
+    start, end, radius = (x[None] for x in parts.capsules[:3])
     soft = capsule_mask(
-        *(x[None] for x in parts.capsules[:3]),
+        start,
+        end,
+        radius,
         parts.part,
-        size=tuple(size),
+        size=tuple(mask.shape),
         num_parts=len(PARTS),
         packed=False,
         softness=1.0,
     )[0]
-    owner = soft.argmax(0)
+    index = mask.nonzero()  # the voxels of the body, a few percent of all
+    z, y, x = index.unbind(1)
+    owner = soft[:, z, y, x].argmax(0)
     pitch = parts.start.new_tensor(voxel)
-    z, y, x = (torch.arange(n, device=mask.device).to(pitch) for n in size)
-    where = torch.stack(torch.meshgrid(z, y, x, indexing="ij")[::-1], -1) * pitch  # pixels
-    color = torch.zeros(*size, 3, dtype=pitch.dtype, device=mask.device)
-    for p, hue in enumerate(COLORS):
-        inside = (owner == p) & (mask != 0)
-        origin, axis, across = _part_axes(parts, p, pitch)
-        offset = where[inside] - origin
-        along = offset @ axis
-        angle = torch.atan2(offset @ torch.linalg.cross(axis, across), offset @ across)
-        odd = torch.floor(along / _BAND) + torch.floor(angle / (2 * math.pi / _SECTORS))
-        shade = 0.56 + 0.34 * (odd % 2) + 0.20 * (angle > 0)
-        tint = torch.tensor(hue).to(pitch)
-        color[inside] = (shade[:, None] * tint + 0.16 * (shade[:, None] - 0.5)).clamp(0, 1)
-    return torch.cat((color.movedim(-1, 0), (mask != 0)[None].to(color)))
+    origin, axis, across = (
+        torch.stack(rows)[owner]
+        for rows in zip(*(_part_axes(parts, p, pitch) for p in range(len(PARTS))), strict=True)
+    )
+    offset = index.flip(1) * pitch - origin  # pixels (x, y, z)
+    along = (offset * axis).sum(1)
+    beside = (offset * torch.linalg.cross(axis, across)).sum(1)
+    angle = torch.atan2(beside, (offset * across).sum(1))
+    odd = torch.floor(along / _BAND) + torch.floor(angle / (2 * math.pi / _SECTORS))
+    shade = (0.56 + 0.34 * (odd % 2) + 0.20 * (angle > 0))[:, None]
+    color = (shade * pitch.new_tensor(COLORS)[owner] + 0.16 * (shade - 0.5)).clamp(0, 1)
+    volume = torch.zeros(4, *mask.shape, dtype=pitch.dtype, device=mask.device)
+    volume[:3, z, y, x] = color.T
+    volume[3, z, y, x] = 1
+    return volume
 
 
 def _part_axes(parts: BodyParts, p: int, pitch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
