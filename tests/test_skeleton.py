@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import pytest
 import torch
 
+from pose_kernels import clip, skeleton
 from pose_kernels.body import joints as person
 from pose_kernels.clip import place_in_frame
 from pose_kernels.person import POSES
@@ -494,6 +496,14 @@ class TestBadInput:
             Skeleton("mine", JOINTS[:-1])
         with pytest.raises(ValueError, match="skeleton 'mine' has no joint 'top'"):
             Skeleton("mine", JOINTS, head=Head(("lear", "rear"), ("neck", "top")))
+
+
+@pytest.mark.parametrize("module", [skeleton, clip])
+def test_docstring_examples(module):
+    runner = doctest.DocTestRunner()
+    for test in doctest.DocTestFinder().find(module, extraglobs={"torch": torch}):
+        runner.run(test)
+    assert runner.tries > 0 and runner.failures == 0
 
 
 def test_the_grid_holds_the_frame():
