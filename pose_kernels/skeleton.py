@@ -204,7 +204,7 @@ def part_transforms(
     >>> joints = torch.rand(19, 3, dtype=torch.float64) * 256
     >>> step = torch.tensor([8.0, 0.0, -16.0])  # 2 voxels to the right, 2 nearer
     >>> shift = part_transforms(body_parts(joints), body_parts(joints + step))
-    >>> shift.shape, shift[0, :, 3].round(decimals=6)
+    >>> shift.shape, shift[0, :, 3].round(decimals=6) + 0
     (torch.Size([10, 3, 4]), tensor([-2.,  0.,  2.], dtype=torch.float64))
     """
     if source.points.shape != target.points.shape:

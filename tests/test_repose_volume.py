@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pose_kernels repose-volume`: every part lands, files, pictures, clips, bad input."""
+"""`python -m pose_kernels repose-volume`: every part lands, files, pictures, bad input."""
 
 from __future__ import annotations
 
@@ -12,22 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from poses import NAMES, metric, placed_poses
 
-from pose_kernels import body, repose_report, repose_volume
+from pose_kernels import backends, repose_report, repose_volume
 from pose_kernels.__main__ import main
 from pose_kernels.clip import load_clip, place_in_frame
-from pose_kernels.person import POSES
 from pose_kernels.skeleton import PARTS, body_parts, part_transforms
-from pose_kernels.skeleton_tables import SKELETONS
-
-NAMES = SKELETONS["reposing19"].joints
-FRAMES = ("stand", "walk", "wave", "turned", "back", "lunge")
-
-
-def metric() -> np.ndarray:
-    """(6, 19, 3) meters, y up: the built-in person, walking away from the origin."""
-    poses = np.stack([body.joints(POSES[name]) for name in FRAMES]).astype(np.float32)
-    return poses + np.arange(6, dtype=np.float32)[:, None, None] * np.float32([0.5, 0.1, -2.0])
 
 
 @pytest.fixture
@@ -42,12 +32,6 @@ def command(clip: Path, *more: object, **changes: object) -> list[str]:
     for name, value in {**options, **changes}.items():
         line += [f"--{name}", str(value)]
     return line + [str(word) for word in more]
-
-
-def poses(*names: str) -> torch.Tensor:
-    return place_in_frame(
-        torch.stack([torch.from_numpy(body.joints(POSES[n])) for n in names]).float()
-    )
 
 
 class TestCommand:
@@ -226,87 +210,24 @@ class TestBadInput:
         assert line.startswith("error: cannot write into folder ")
 
 
-class TestClips:
-    def test_joints_are_taken_by_name(self, clip):
-        order = np.random.default_rng(0).permutation(19)
-        names = np.array([*np.array(NAMES)[order], "tail"])
-        joints = np.concatenate((metric()[:, order], np.zeros((6, 1, 3))), 1)
-        np.savez(clip, joints=joints, names=names)
-        for asked in ("auto", "reposing19"):
-            loaded = load_clip(clip, asked)
-            assert loaded.skeleton.name == "reposing19"
-            assert np.array_equal(loaded.joints.numpy(), metric())
-
-    @pytest.mark.parametrize("name", SKELETONS)
-    def test_skeleton_by_number_or_by_names(self, clip, name):
-        joints = SKELETONS[name].joints
-        values = np.random.default_rng(0).random((2, len(joints), 3)).astype(np.float32)
-        for names in (
-            {},
-            {"names": np.array(joints)},
-            {"names": np.arange(len(joints)).astype(str)},
-        ):
-            np.savez(clip, joints=values, **names)
-            loaded = load_clip(clip)
-            assert loaded.skeleton.name == name and loaded.joints.dtype == torch.float32
-            assert np.array_equal(loaded.joints.numpy(), values)
-
-
-class TestPlaceInFrame:
-    def test_literal(self):
-        """Two meters high, one wide: 2 m become 128 pixels at margin 1/4. Up is -y, front is -z."""
-        pose = torch.tensor([[5.0, 0, 7], [6, 2, 7], [5.5, 1, 7.25]])
-        expected = [[96, 192, 136], [160, 64, 136], [128, 128, 120]]
-        assert place_in_frame(pose, margin=0.25).tolist() == expected
-
-    def test_one_scale_and_each_pose_in_the_middle(self):
-        joints = torch.from_numpy(metric())
-        placed = place_in_frame(joints)
-        box = torch.stack((placed.amin(1), placed.amax(1)))
-        torch.testing.assert_close(box.mean(0), torch.full((6, 3), 128.0))
-        assert (box[1] - box[0]).amax().item() == pytest.approx(256 * 0.76, rel=1e-5)
-        ratio = (placed[:, 0] - placed[:, 1]).norm(dim=-1) / (joints[:, 0] - joints[:, 1]).norm(
-            dim=-1
-        )
-        torch.testing.assert_close(ratio, ratio[:1].expand(6), rtol=1e-4, atol=0)
-        assert torch.allclose(place_in_frame(joints * 1000), placed, atol=1e-2)  # millimeters
-
-    def test_it_is_no_mirror(self):
-        """The left hand of a person who faces the viewer is on the right of the picture."""
-        placed = dict(zip(NAMES, poses("stand")[0], strict=True))
-        assert placed["lwri"][0] > placed["rwri"][0] and placed["nose"][1] < placed["pelv"][1]
-        assert placed["nose"][2] < placed["lear"][2]  # nearer
-
-    def test_missing_joints(self):
-        joints = torch.from_numpy(metric())
-        whole = place_in_frame(joints)
-        hole = joints.clone()
-        inner = NAMES.index("lear")  # not on the bounding box
-        hole[2, inner, 0] = math.nan
-        placed = place_in_frame(hole)
-        assert placed[2, inner].isnan().all()
-        placed[2, inner] = whole[2, inner]
-        assert torch.equal(placed, whole)
-
-    @pytest.mark.parametrize(
-        ("joints", "margin", "message"),
-        [
-            (torch.zeros(3, 2), 0.1, "joints must be"),
-            (torch.zeros(2, 3, dtype=torch.int32), 0.1, "joints must be"),
-            (torch.rand(2, 3), 0.5, "margin must be in"),
-            (torch.zeros(2, 3), 0.1, "joints must spread"),
-            (torch.zeros(0, 5, 3), 0.1, "joints must spread"),
-            (torch.full((2, 3), math.nan), 0.1, "joints must spread"),
-        ],
-    )
-    def test_bad_input(self, joints, margin, message):
-        with pytest.raises(ValueError, match=message):
-            place_in_frame(joints, margin=margin)
-
-
 class TestJob:
+    def test_every_backend(self, place):
+        """The same parts land at the same places, whatever computes them; stages say what did."""
+        pair = placed_poses("stand", "lunge")
+        result = repose_volume.repose_volume(*pair.to(place.device), "reposing19", 16)
+        named = {stage.name: stage.backend for stage in result.stages}
+        for stage, op in (("masks", "capsule_mask"), ("warp", "helmert_warp")):
+            assert named[stage] == backends.chosen(op, place.device)
+        with backends.use_backend("auto"):
+            other = repose_volume.repose_volume(*pair, "reposing19", 16)
+        assert torch.equal(result.source_mask.cpu(), other.source_mask)
+        torch.testing.assert_close(result.warped.cpu(), other.warped, rtol=0, atol=1e-3)
+        for found, expected in zip(result.parts, other.parts, strict=True):
+            for value in ("energy", "inside", "filled"):
+                assert found[value] == pytest.approx(expected[value], rel=1e-3), found["part"]
+
     def test_every_part_lands_and_a_wrong_transform_does_not(self):
-        source, target = poses("stand", "lunge")
+        source, target = placed_poses("stand", "lunge")
         result = repose_volume.repose_volume(source, target, "reposing19")
         assert min(part["inside"] for part in result.parts) > 0.97
         still = torch.eye(3, 4).expand(10, 3, 4)
@@ -319,7 +240,7 @@ class TestJob:
 
     def test_the_whole_is_the_union_of_the_parts(self):
         """What covers a part alone is what the command's volume shows: occupancy is the maximum."""
-        source, target = poses("stand", "walk")
+        source, target = placed_poses("stand", "walk")
         result = repose_volume.repose_volume(source, target, "reposing19", 32)
         assert result.volume.shape == (4, 17, 33, 33)
         assert torch.equal(result.volume[3], (result.source_mask != 0).float())
@@ -332,7 +253,7 @@ class TestJob:
 
     def test_the_pattern_moves_with_the_part(self):
         """Warping the drawn volume shows the same colors as drawing on the turned pose."""
-        (source,) = poses("lunge")
+        (source,) = placed_poses("lunge")
         turn = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # a quarter about x
         target = (source - 128) @ turn.T + 128
         result = repose_volume.repose_volume(source, target, "reposing19")
@@ -345,7 +266,7 @@ class TestJob:
         assert both.sum() > 2000 and difference < 0.4 * control
 
     def test_a_part_outside_of_the_volume(self):
-        source, target = poses("stand", "walk")
+        source, target = placed_poses("stand", "walk")
         target = target + torch.tensor([0.0, 150.0, 0.0])  # the legs leave the cube below
         result = repose_volume.repose_volume(source, target, "reposing19", 32)
         by_name = {part["part"]: part for part in result.parts}
@@ -354,12 +275,12 @@ class TestJob:
 
     @pytest.mark.parametrize("side", [0, 31, -2])
     def test_odd_sides(self, side):
-        source, target = poses("stand", "walk")
+        source, target = placed_poses("stand", "walk")
         with pytest.raises(ValueError, match="side must be even and at least 2"):
             repose_volume.repose_volume(source, target, "reposing19", side)
 
     def test_no_common_part(self):
-        source, target = poses("stand", "walk")
+        source, target = placed_poses("stand", "walk")
         source[[NAMES.index(n) for n in NAMES if n[1:] in ("elb", "kne")]] = math.nan
         target[[NAMES.index(n) for n in NAMES if n[1:] in ("eye", "ear")]] = math.nan
         source[[NAMES.index(n) for n in ("nose", "neck", "lhip", "rsho")]] = math.nan
@@ -388,7 +309,7 @@ class TestPictures:
     @pytest.mark.parametrize("view", repose_report.VIEWS)
     def test_outlines_enclose_the_masks(self, view):
         """Filled, an outline covers the blocks of its mask's voxels, less a rim of one block."""
-        (source,) = poses("lunge")
+        (source,) = placed_poses("lunge")
         result = repose_volume.repose_volume(source, source, "reposing19")
         shape = result.source_mask.shape
         edges = repose_report._outlines(result.source, view, shape, (6, 12))
@@ -413,7 +334,7 @@ class TestPictures:
                 )
 
     def test_masks_picture_shows_every_part_in_its_color(self):
-        (source,) = poses("stand")
+        (source,) = placed_poses("stand")
         result = repose_volume.repose_volume(source, source, "reposing19", 32)
         page = repose_report.masks_picture(result, "a pose").astype(float)
         for hue in repose_volume.COLORS:
