@@ -49,40 +49,37 @@ inline ScalarType geometry_dtype(const Tensor& features) {
   return features.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// Channels innermost in memory and not also contiguous; tensor is (..., C, H, W).
-inline bool is_channels_last(const Tensor& tensor) {
+// Channels innermost in memory and not also contiguous; the tensor is (..., C, <spatial axes>).
+inline bool is_channels_last(const Tensor& tensor, int64_t spatial = 2) {
   if (tensor.is_contiguous())
     return false;
-  const int64_t rank = tensor.dim();
-  std::vector<int64_t> order(rank);
-  for (int64_t i = 0; i < rank; ++i)
-    order[i] = i;
-  order[rank - 3] = rank - 2, order[rank - 2] = rank - 1, order[rank - 1] = rank - 3;
+  const int64_t rank = tensor.dim(), C = rank - 1 - spatial;
   int64_t expected = 1;
-  for (int64_t i = rank - 1; i >= 0; --i) {
-    const int64_t size = tensor.size(order[i]);
+  for (int64_t i = 0; i < rank; ++i) { // from the innermost axis out: C, then the others backward
+    const int64_t axis = i == 0 ? C : rank - i - (rank - i <= C ? 1 : 0);
+    const int64_t size = tensor.size(axis);
     if (size == 0)
       return true;
-    if (size != 1 && tensor.stride(order[i]) != expected)
+    if (size != 1 && tensor.stride(axis) != expected)
       return false;
     expected *= size;
   }
   return true;
 }
 
-// Uninitialized (..., C, H, W) tensor beside `like`, in the memory format asked for. Not a view:
-// the caller's in-place operations must work on it.
+// Uninitialized (..., C, <spatial axes>) tensor beside `like`, in the memory format asked for. Not
+// a view: the caller's in-place operations must work on it.
 inline Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype,
-                    bool channels_last = false) {
+                    bool channels_last = false, int64_t spatial = 2) {
   Tensor out;
   if (channels_last) {
-    const size_t rank = shape.size();
+    const int64_t rank = int64_t(shape.size()), C = rank - 1 - spatial;
     std::vector<int64_t> strides(rank);
-    const int64_t C = shape[rank - 3], H = shape[rank - 2], W = shape[rank - 1];
-    strides[rank - 3] = 1, strides[rank - 2] = W * C, strides[rank - 1] = C;
-    int64_t step = C * H * W;
-    for (size_t i = rank - 3; i-- > 0; step *= shape[i])
-      strides[i] = step;
+    strides[C] = 1;
+    int64_t step = shape[C];
+    for (int64_t i = rank; i-- > 0;)
+      if (i != C)
+        strides[i] = step, step *= shape[i];
     const torch::headeronly::IntHeaderOnlyArrayRef sizes(shape.data(), rank);
     const torch::headeronly::IntHeaderOnlyArrayRef steps(strides.data(), rank);
     std::array<StableIValue, 7> stack{torch::stable::detail::from(like),
@@ -105,18 +102,21 @@ inline Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, Scala
 }
 
 // The tensor's values in the memory format asked for; itself where it already is.
-inline Tensor dense(const Tensor& tensor, bool channels_last) {
-  if (channels_last ? is_channels_last(tensor) : tensor.is_contiguous())
+inline Tensor dense(const Tensor& tensor, bool channels_last, int64_t spatial = 2) {
+  if (channels_last ? is_channels_last(tensor, spatial) : tensor.is_contiguous())
     return tensor;
   std::vector<int64_t> shape(tensor.sizes().begin(), tensor.sizes().end());
-  Tensor out = empty(tensor, shape, tensor.scalar_type(), channels_last);
+  Tensor out = empty(tensor, shape, tensor.scalar_type(), channels_last, spatial);
   torch::stable::copy_(out, tensor);
   return out;
 }
 
 template <class T>
-Planes<T> planes(const Tensor& tensor, bool channels_last) {
-  const int64_t C = tensor.size(-3), pixels = tensor.size(-2) * tensor.size(-1);
+Planes<T> planes(const Tensor& tensor, bool channels_last, int64_t spatial = 2) {
+  const int64_t C = tensor.size(-1 - spatial);
+  int64_t pixels = 1;
+  for (int64_t i = 1; i <= spatial; ++i)
+    pixels *= tensor.size(-i);
   T* data = static_cast<T*>(tensor.data_ptr());
   return channels_last ? Planes<T>{data, 1, C} : Planes<T>{data, pixels, 1};
 }

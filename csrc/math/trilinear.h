@@ -6,8 +6,8 @@
 //   w_q = k(s_x - q_x) k(s_y - q_y) k(s_z - q_z),        k(t) = max(0, 1 - |t|)
 //
 // Positions are sums of four products in a volume of many voxels: in plain float their fraction
-// would be off by 1e-5 voxels. Each product is therefore split into an integer and a fraction with
-// the rounding error of the product put back (fma), and the two are summed apart.
+// would be off by 1e-5 voxels. Each product is therefore split into an integer and a fraction that
+// is rounded once (fma), and the two are summed apart.
 //
 // Corners are numbered x + 2 y + 4 z with x, y, z in {0, 1}.
 #pragma once
@@ -25,10 +25,8 @@ struct Split {
 // sum + a * index, the fraction exact to its own rounding.
 template <class A>
 HD Split<A> add_product(Split<A> sum, A a, A index) {
-  const A product = a * index;
-  const A whole = std::floor(product);
-  const A error = std::fma(a, index, -product);
-  return {sum.whole + whole, sum.fraction + ((product - whole) + error)};
+  const A whole = std::floor(a * index); // may be 1 off where a * index rounds to an integer
+  return {sum.whole + whole, sum.fraction + std::fma(a, index, -whole)};
 }
 
 template <class A>
