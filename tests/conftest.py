@@ -17,7 +17,9 @@ import torch
 
 import pose_kernels as pk
 
-pytest.register_assert_rewrite("contract", "contract_modes", "surface")
+pytest.register_assert_rewrite(
+    "cases", "contract", "contract_gradients", "contract_modes", "surface", "volume"
+)
 
 # What a complete run exercises, in the order of the closing line.
 BACKENDS = ("cpp", "reference", "triton-interpreted", "triton-compiled", "cuda-emulated")
@@ -64,9 +66,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("place", _places(), ids=str, indirect=True)
     if "device" in metafunc.fixturenames:
         metafunc.parametrize("device", _devices(), indirect=True)
-    if "case" in metafunc.fixturenames:
-        cases = metafunc.cls.CASES
-        metafunc.parametrize("case", cases, ids=[case.id for case in cases])
+    if metafunc.cls is not None and hasattr(metafunc.cls, "parameters"):  # a contract
+        for name, (values, ids) in metafunc.cls.parameters().items():
+            if name in metafunc.fixturenames:
+                metafunc.parametrize(name, values, ids=ids)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -89,7 +92,8 @@ def place(request: pytest.FixtureRequest):
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> str:
     """A device, with the backend that is chosen there automatically."""
-    chosen = Place(pk.backends.chosen("uv_splat", request.param), request.param)
+    op = getattr(request.cls, "op", pk.uv_splat).__name__
+    chosen = Place(pk.backends.chosen(op, request.param), request.param)
     request.node.stash.setdefault(_labels, set()).add(chosen.label)
     return chosen.device
 

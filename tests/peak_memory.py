@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,14 +23,19 @@ CANNOT = 77  # exit status: the high-water mark cannot be reset here
 MB = 2**20
 
 
-def of(contract: type, backend: str, device: str) -> dict[str, tuple[float, float, float]] | None:
-    """MB per phase: beyond what was there before; of the results; of inputs and results."""
+def of(
+    contract: type, case: Any, backend: str, device: str
+) -> dict[str, tuple[float, float, float]] | None:
+    """MB per phase: beyond what was there before; of the results; what ``room`` allows.
+
+    case: one of ``contract.realistic``.
+    """
     file = Path(inspect.getfile(contract))
     # A huge page would count as resident as soon as one byte of it is touched.
     package = str(Path(pk.__file__).parent.parent)
     environment = {**os.environ, "POSE_KERNELS_HUGE_PAGES": "0", "PYTHONPATH": package}
     environment |= {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed goes back at once
-    arguments = [str(file.parent), file.stem, contract.__name__, backend, device]
+    arguments = [str(file.parent), file.stem, contract.__name__, case.id, backend, device]
     command = [sys.executable, __file__, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode == CANNOT:
@@ -40,10 +46,10 @@ def of(contract: type, backend: str, device: str) -> dict[str, tuple[float, floa
     return {phase: (float(a), float(b), float(c)) for _, phase, a, b, c in lines}
 
 
-def main(folder: str, module: str, name: str, backend: str, device: str) -> None:
+def main(folder: str, module: str, name: str, case: str, backend: str, device: str) -> None:
     sys.path.insert(0, folder)
     tests = importlib.import_module(module)
-    contract, move = getattr(tests, name)(), importlib.import_module("contract").move
+    contract, move = getattr(tests, name)(), importlib.import_module("cases").move
 
     def resident(key: str) -> float:
         with open("/proc/self/status") as file:
@@ -76,19 +82,26 @@ def main(folder: str, module: str, name: str, backend: str, device: str) -> None
 
     with pk.use_backend(backend):
         warm = move(contract.tame.make(torch.float32), device)
-        contract.gradients(contract.run, warm, [torch.ones_like(y) for y in contract.run(warm)])
-        inputs = contract.with_grad(move(contract.realistic.make(torch.float32), device))
+        moving = contract.moving(contract.run(warm))
+        contract.gradients(contract.run, warm, [torch.ones_like(y) for y in moving])
+        del moving
+        (large,) = (each for each in contract.realistic if each.id == case)
+        inputs = contract.with_grad(move(large.make(torch.float32), device))
         before = reset()
         outputs = contract.run(inputs)
         extra = peak() - before
-        print("PEAK forward", extra, size(outputs), size([*inputs.values(), *outputs]))
-        incoming = [torch.ones_like(y) for y in outputs]
-        wanted = [inputs[name] for name in contract.differentiable]
+        room = contract.room(inputs, size([*inputs.values(), *outputs]))
+        print("PEAK forward", extra, size(outputs), room)
+        wanted = [inputs[name] for name in contract.wanted(inputs)]
+        if not wanted:
+            return
+        moving = contract.moving(outputs)
+        incoming = [torch.ones_like(y) for y in moving]
         before = reset()
-        grads = torch.autograd.grad(outputs, wanted, incoming)
+        grads = torch.autograd.grad(moving, wanted, incoming)
         extra = peak() - before
-        everything = [*inputs.values(), *outputs, *incoming, *grads]
-        print("PEAK backward", extra, size(grads), size(everything))
+        room = contract.room(inputs, size([*inputs.values(), *outputs, *incoming, *grads]))
+        print("PEAK backward", extra, size(grads), room)
 
 
 if __name__ == "__main__":

@@ -13,26 +13,12 @@ Two implementations differ by at most twice that.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from cases import INF, NAN, Inputs, geometry
 from torch import Tensor
 
 import pose_kernels as pk
 from pose_kernels.reference.bilinear import TilePoints, tile_points
-
-NAN, INF = float("nan"), float("inf")
-Inputs = dict[str, Any]
-
-
-def geometry(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def features(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
-    """Numbers in (-2, 2), exactly the same ones in every dtype up to rounding."""
-    random = torch.Generator().manual_seed(seed)
-    return (torch.rand(shape, generator=random, dtype=torch.float64) * 4 - 2).to(dtype)
 
 
 def tame_uv(N: int, H: int, W: int, S: int, dtype: torch.dtype, seed: int = 1) -> Tensor:

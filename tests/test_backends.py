@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from surface import features
+from cases import features
 
 import pose_kernels as pk
 from pose_kernels import backends

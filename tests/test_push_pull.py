@@ -7,10 +7,11 @@ import functools
 
 import pytest
 import torch
-from contract import DTYPE_IDS, DTYPES, Case, Contract, move
+from cases import DTYPE_IDS, DTYPES, NAN, Case, Inputs, features, geometry, move
+from contract import Contract
 from contract_modes import Modes
 from hypothesis import strategies as st
-from surface import NAN, Inputs, features, fill_bounds, geometry
+from surface import fill_bounds
 from torch import Tensor
 
 import pose_kernels as pk
@@ -61,8 +62,8 @@ class TestPushPull(Contract, Modes):
     CASES = CASES
     tame = case("tame", (2, 2, 3, 4), 0.3)
     collide = case("collide", (4, 3, 64, 64), 0.05)
-    values, coordinates, outputs = "atlas", None, ("filled",)
-    realistic = case("realistic", (2, 24, 3, 128, 128), 0.03)
+    values, differentiable, outputs = "atlas", ("atlas",), ("filled",)
+    realistic = [case("realistic", (2, 24, 3, 128, 128), 0.03)]
     sweep = st.builds(
         fill_inputs,
         shape=st.tuples(*[st.integers(0, high) for high in (3, 2, 5, 20, 20)]),

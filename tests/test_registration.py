@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from surface import features
+from cases import features
 
 import pose_kernels as pk
 from pose_kernels import autograd

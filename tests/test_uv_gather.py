@@ -7,10 +7,11 @@ import functools
 
 import pytest
 import torch
-from contract import DTYPES, Case, Contract, move
+from cases import DTYPES, INF, NAN, Case, Inputs, features, geometry, move
+from contract import Contract
 from contract_modes import Modes
 from hypothesis import strategies as st
-from surface import INF, NAN, Inputs, features, gather_bounds, geometry, parts, tame_uv, wild_uv
+from surface import gather_bounds, parts, tame_uv, wild_uv
 
 import pose_kernels as pk
 from pose_kernels.testing import synthetic_iuv
@@ -77,8 +78,8 @@ class TestUvGather(Contract, Modes):
     CASES = CASES
     tame = case("tame", (2, 2, 3, 4), 2, 3, tame=True)
     collide = case("collide", (2, 3, 64, 64), 2, 5)
-    values, coordinates, outputs = "atlas", "uv", ("image",)
-    realistic = Case("realistic", realistic)
+    values, differentiable, outputs = "atlas", ("atlas", "uv"), ("image",)
+    realistic = [Case("realistic", realistic)]
     sweep = st.builds(
         gather_inputs,
         shape=st.tuples(*[st.integers(0, high) for high in (3, 6, 9, 9)]),

@@ -7,21 +7,11 @@ import functools
 
 import pytest
 import torch
-from contract import DTYPES, Case, Contract, move
+from cases import DTYPES, INF, NAN, Case, Inputs, features, geometry, move
+from contract import Contract
 from contract_modes import Modes
 from hypothesis import strategies as st
-from surface import (
-    INF,
-    NAN,
-    Inputs,
-    Surface,
-    features,
-    geometry,
-    parts,
-    splat_bounds,
-    tame_uv,
-    wild_uv,
-)
+from surface import Surface, parts, splat_bounds, tame_uv, wild_uv
 from torch import Tensor
 
 import pose_kernels as pk
@@ -108,8 +98,8 @@ class TestUvSplat(Contract, Modes):
     CASES = CASES
     tame = case("tame", (2, 2, 3, 4), 2, 3, tame=True, min_weight=0.05)
     collide = case("collide", (2, 3, 64, 64), 2, 5)
-    values, coordinates, outputs = "image", "uv", ("atlas", "weight")
-    realistic = Case("realistic", realistic)
+    values, differentiable, outputs = "image", ("image", "uv"), ("atlas", "weight")
+    realistic = [Case("realistic", realistic)]
     sweep = st.builds(
         splat_inputs,
         shape=st.tuples(*[st.integers(0, high) for high in (3, 6, 9, 9)]),

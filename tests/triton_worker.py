@@ -18,9 +18,9 @@ import test_uv_gather
 import test_uv_splat
 import torch
 import triton
+from cases import DTYPE_IDS, DTYPES, channels_last, features, geometry
 from conftest import Place
-from contract import DTYPE_IDS, DTYPES, channels_last
-from surface import features, geometry, parts, wild_uv
+from surface import parts, wild_uv
 from triton.backends.compiler import GPUTarget
 
 import pose_kernels as pk
