@@ -35,6 +35,7 @@ MODULES = {
     "uv_splat": "benchmarks.bench_uv_splat",
     "uv_gather": "benchmarks.bench_uv_gather",
     "push_pull": "benchmarks.bench_push_pull",
+    "helmert_warp": "benchmarks.bench_helmert_warp",
 }
 DIRECTIONS = ("forward", "backward", "both")
 KINDS = ("ours", "eager", "smart", "compiled", "peer")
