@@ -114,15 +114,16 @@ std::tuple<Tensor, Tensor, Tensor> helmert_warp_backward(const Tensor& grad_, co
   for_dtype(volume, [&](auto type) {
     using T = decltype(type);
     using A = acc_t<T>;
-    launch(HelmertWarpBackward<T>{
-               volume.size(0), volume.size(1), volume.size(2), volume.size(3), volume.size(4),
-               transform.size(1), planes<const T>(grad, grad_last, 3),
-               planes<const T>(volume, last, 3), bit_mask(mask), float_mask<A>(mask),
-               static_cast<const A*>(transform.data_ptr()),
-               need_volume ? planes<T>(grad_volume, grad_last, 3) : Planes<T>{nullptr, 0, 0},
-               need_mask ? static_cast<A*>(grad_mask.data_ptr()) : nullptr,
-               need_transform ? static_cast<A*>(grad_transform.data_ptr()) : nullptr},
-           volume);
+    launch(
+        HelmertWarpBackward<T>{
+            volume.size(0), volume.size(1), volume.size(2), volume.size(3), volume.size(4),
+            transform.size(1), planes<const T>(grad, grad_last, 3),
+            planes<const T>(volume, last, 3), bit_mask(mask), float_mask<A>(mask),
+            static_cast<const A*>(transform.data_ptr()),
+            need_volume ? planes<T>(grad_volume, grad_last, 3) : Planes<T>{nullptr, 0, 0},
+            need_mask ? static_cast<A*>(grad_mask.data_ptr()) : nullptr,
+            need_transform ? static_cast<A*>(grad_transform.data_ptr()) : nullptr},
+        volume);
   });
   return {grad_volume, grad_mask, grad_transform};
 }

@@ -2,6 +2,7 @@
 // Writing large outputs once: stores that bypass the cache, and huge pages for fresh memory.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -35,6 +36,24 @@ inline void stream(void* target, const void* source, int64_t bytes) {
                      _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
 #endif
   memcpy(to + i, from + i, bytes - i);
+}
+
+// The same to a target aligned to its elements only, and zeros.
+inline void stream_anywhere(void* target, const void* source, int64_t bytes) {
+  const int64_t head = std::min<int64_t>(bytes, int64_t(-reinterpret_cast<intptr_t>(target) & 15));
+  memcpy(target, source, head);
+  stream(static_cast<char*>(target) + head, static_cast<const char*>(source) + head, bytes - head);
+}
+
+inline void stream_zeros(void* target, int64_t bytes) {
+  char* to = static_cast<char*>(target);
+  int64_t i = std::min<int64_t>(bytes, int64_t(-reinterpret_cast<intptr_t>(target) & 15));
+  memset(to, 0, i);
+#if defined(__SSE2__)
+  for (; i + 16 <= bytes; i += 16)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + i), _mm_setzero_si128());
+#endif
+  memset(to + i, 0, bytes - i);
 }
 
 // Before another thread reads what was streamed.

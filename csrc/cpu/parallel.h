@@ -24,4 +24,16 @@ void parallel(int64_t count, int64_t grain, const Body& body) {
     torch::stable::parallel_for(0, count, grain, body);
 }
 
+// The i-th of `count` items in an order in which any stretch is spread over all of them: threads
+// get stretches, and the work is in the middle.
+inline int64_t spread(int64_t i, int64_t count) {
+  const int64_t rounds = 8, step = (count + rounds - 1) / rounds;
+  // Items 0, step, 2 step, .., then 1, step + 1, ..
+  const int64_t whole = count / step, rest = count % step; // columns 0..rest-1 have one item more
+  const int64_t longer = rest * (whole + 1);
+  if (i < longer)
+    return i % (whole + 1) * step + i / (whole + 1);
+  return (i - longer) % whole * step + rest + (i - longer) / whole;
+}
+
 } // namespace pose_kernels::cpu

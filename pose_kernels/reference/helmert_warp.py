@@ -105,7 +105,7 @@ def helmert_warp_backward(
             grad_transform[:, i] = (change.double() @ s.voxel).to(transform.dtype)
     if not need_volume:
         return volume.new_empty(0), grad_mask, grad_transform
-    return _as_volume(grad_values.view(N, -1, C), grad), grad_mask, grad_transform
+    return _as_volume(grad_values.view(g.shape), grad), grad_mask, grad_transform
 
 
 class _Sample(NamedTuple):
