@@ -38,6 +38,7 @@ MODULES = {
     "push_pull": "benchmarks.bench_push_pull",
     "helmert_fit": "benchmarks.bench_helmert_fit",
     "capsule_mask": "benchmarks.bench_capsule_mask",
+    "helmert_warp": "benchmarks.bench_helmert_warp",
 }
 DIRECTIONS = ("forward", "backward", "both")
 KINDS = ("ours", "eager", "smart", "compiled", "peer")
