@@ -17,6 +17,7 @@ from .ops.helmert_warp import helmert_warp
 from .ops.push_pull import push_pull
 from .ops.uv_gather import uv_gather
 from .ops.uv_splat import uv_splat
+from .skeleton import body_parts, part_transforms
 
 __version__ = "0.1.0"
 
@@ -24,10 +25,12 @@ backends.initialize()
 
 __all__ = [
     "__version__",
+    "body_parts",
     "capsule_mask",
     "heatmap",
     "helmert_fit",
     "helmert_warp",
+    "part_transforms",
     "push_pull",
     "reference",
     "use_backend",

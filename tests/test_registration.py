@@ -44,7 +44,15 @@ has = torch._C._dispatch_has_kernel_for_dispatch_key
 
 
 def test_public_names_are_frozen():
-    ops = ["capsule_mask", "heatmap", "helmert_fit", "helmert_warp", "push_pull", "uv_gather", "uv_splat"]
+    ops = [
+        "capsule_mask",
+        "heatmap",
+        "helmert_fit",
+        "helmert_warp",
+        "push_pull",
+        "uv_gather",
+        "uv_splat",
+    ]
     assert sorted(pk.reference.__all__) == ops
     rest = ["__version__", "reference", "use_backend"]
     assert sorted(pk.__all__) == sorted(ops + rest)
