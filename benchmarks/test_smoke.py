@@ -175,6 +175,17 @@ def test_taking_turns():
     assert found["slow"].samples >= 3
 
 
+def test_slow_calls_are_not_repeated(monkeypatch):
+    monkeypatch.setattr(timing, "SLOW_S", 0.01)
+    monkeypatch.setattr(timing, "NOISY", -1.0)  # every block is noisy
+    order = []
+    fast = timing.Contender("fast", lambda: order.append("fast"), nullcontext)
+    slow = timing.Contender("slow", lambda: (order.append("slow"), time.sleep(0.02)), nullcontext)
+    found = timing.interleave([fast, slow], rounds=2, block_s=0.0, patience=0.0)
+    assert order.count("slow") == 1 + 2 and order.count("fast") == 2 + 4
+    assert found["slow"].samples == 2 and found["slow"].noisy
+
+
 def test_noisy_blocks_are_set_aside():
     quiet = [timing.Block([1.0, 2.0, 3.0], 0.0)] * 2
     noisy = [timing.Block([100.0], 0.9)]

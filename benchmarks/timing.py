@@ -26,6 +26,7 @@ import torch
 QUIET, NOISY = 0.03, 0.06  # share of the machine that others use
 WAIT_S, WATCH_S = 5.0, 0.1  # longest wait for quiet, and how long a look at the load takes
 BLOCK_S = 0.25  # a clock tick of /proc/stat is 10 ms: shorter blocks cannot be judged
+SLOW_S = 1.0  # a call from here on is its own warm-up, and no block of it is repeated
 
 
 class Timing(NamedTuple):
@@ -100,24 +101,30 @@ def interleave(
     """Time every contender on the CPU, in turns, until each has ``rounds`` quiet blocks.
 
     before runs ahead of every call, off the clock. Noisy blocks are repeated, at most ``rounds``
-    more times; all waiting together takes at most ``rounds`` times ``patience`` seconds.
+    more times; all waiting together takes at most ``rounds`` times ``patience`` seconds. Calls of
+    ``SLOW_S`` and more are timed ``rounds`` times, noise or not.
     """
     load = ForeignLoad()
     spare = rounds * patience
-    calls = {}
+    calls, most = {}, {}
     for contender in contenders:
         with contender.active():
-            contender.call()  # the first call allocates, the second is typical
-            start = time.perf_counter()
-            contender.call()
-            calls[contender.name] = max(1, int(block_s / (time.perf_counter() - start)))
+            seconds = _seconds(contender.call, None)
+            if seconds < SLOW_S:  # the first call allocates, the second is typical
+                seconds = _seconds(contender.call, None)
+            calls[contender.name] = max(1, int(block_s / seconds))
+            most[contender.name] = rounds if seconds >= SLOW_S else 2 * rounds
     blocks: dict[str, list[Block]] = {contender.name: [] for contender in contenders}
 
     def quiet(name: str) -> list[Block]:
         return [block for block in blocks[name] if block.foreign <= NOISY]
 
     for _ in range(2 * rounds):
-        waiting = [c for c in contenders if len(quiet(c.name)) < rounds]
+        waiting = [
+            c
+            for c in contenders
+            if len(quiet(c.name)) < rounds and len(blocks[c.name]) < most[c.name]
+        ]
         if not waiting:
             break
         for contender in waiting:

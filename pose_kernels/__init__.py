@@ -10,10 +10,14 @@ out = pk.uv_gather(atlas, part2, uv2)          # paint it into another pose
 
 from . import backends, reference
 from .backends import use_backend
+from .ops.capsule_mask import capsule_mask
+from .ops.heatmap import heatmap
+from .ops.helmert_fit import helmert_fit
 from .ops.helmert_warp import helmert_warp
 from .ops.push_pull import push_pull
 from .ops.uv_gather import uv_gather
 from .ops.uv_splat import uv_splat
+from .skeleton import body_parts, part_transforms
 
 __version__ = "0.1.0"
 
@@ -21,7 +25,12 @@ backends.initialize()
 
 __all__ = [
     "__version__",
+    "body_parts",
+    "capsule_mask",
+    "heatmap",
+    "helmert_fit",
     "helmert_warp",
+    "part_transforms",
     "push_pull",
     "reference",
     "use_backend",

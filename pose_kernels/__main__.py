@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m pose_kernels [transfer | demo | doctor]``; without a command, the doctor."""
+"""``python -m pose_kernels [transfer | repose-volume | demo | doctor]``; alone, the doctor."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import NoReturn
 
 _COMMANDS = {
     "transfer": "lift the texture of a photo onto the body atlas and paint it into another pose",
-    "demo": "the same on a built-in person: no downloads, quality and speed in a table",
+    "repose-volume": "move a volume, part by part, from one 3D pose of a clip to another",
+    "demo": "both on a built-in person: no downloads, quality and speed in a table",
     "doctor": "what is installed, which kernels run where, and why (the default)",
 }
 
@@ -22,6 +24,10 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
+def _module(command: str) -> ModuleType:
+    return import_module(f"pose_kernels.{command.replace('-', '_')}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 2 after a user's error (one line on stderr)."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -30,14 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, purpose in _COMMANDS.items():
         command = commands.add_parser(name, help=purpose, description=purpose)
         if name != "doctor" and name in argv[:1]:  # import only what will run
-            import_module(f"pose_kernels.{name}").add_arguments(command)
+            _module(name).add_arguments(command)
     args = parser.parse_args(argv)
     try:
         if args.command in (None, "doctor"):
             from . import doctor
 
             return doctor.main()
-        return import_module(f"pose_kernels.{args.command}").run(args)
+        return _module(args.command).run(args)
     except (ValueError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

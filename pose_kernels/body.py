@@ -19,6 +19,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from .skeleton_tables import SKELETONS
+
 Array = NDArray[np.float64]
 
 SAMPLES = 192  # of a loft's profile; 3 mm apart on the longest limb
@@ -322,3 +324,29 @@ def skeleton(pose: Pose) -> dict[str, tuple[Array, Array]]:
         soles += [ankle + foot @ np.array([0.0, y, -0.087]) for y in (0.06, -0.18)]
     lift = np.array([0.0, -min(point[1] for point in soles), 0.0])
     return {name: (rotation, origin + lift) for name, (rotation, origin) in bones.items()}
+
+
+def joints(pose: Pose) -> Array:
+    """The 19 joints (19, 3) of the skeleton "reposing19" in meters, in the frame of `skeleton`."""
+    bones = skeleton(pose)
+    origin = {name: bone[1] for name, bone in bones.items()}
+    turn, skull = bones["head"]
+    found = {
+        "neck": (origin["left_upper_arm"] + origin["right_upper_arm"]) / 2,
+        "nose": skull + turn @ np.array([0.0, 0.095, 0.108]),
+        "pelv": bones["torso"][1],
+    }
+    for side, sign in (("left", 1.0), ("right", -1.0)):
+        short = side[0]
+        found[f"{short}eye"] = skull + turn @ np.array([0.031 * sign, 0.135, 0.088])
+        found[f"{short}ear"] = origin[f"{side}_ear"]
+        for joint, bone in (
+            ("sho", "upper_arm"),
+            ("elb", "lower_arm"),
+            ("wri", "hand"),
+            ("hip", "upper_leg"),
+            ("kne", "lower_leg"),
+            ("ank", "foot"),
+        ):
+            found[short + joint] = origin[f"{side}_{bone}"]
+    return np.stack([found[name] for name in SKELETONS["reposing19"].joints])

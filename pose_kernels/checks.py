@@ -40,7 +40,8 @@ class Axes:
     def bind(self, name: str, value: object, letters: str, kind: str) -> None:
         """Check that ``value`` is a dense tensor of this rank, kind and device, and bind its axes.
 
-        kind: "features" (floating point), "geometry" (floating point), "integer" or "boolean".
+        kind: "features" or "geometry" (floating point), "integer", "boolean" or "numbers" (bool or
+            real).
         A letter that is a number ("2") must have exactly that size.
         """
         if not isinstance(value, torch.Tensor):
@@ -57,6 +58,9 @@ class Axes:
         elif kind == "boolean":
             if value.dtype != torch.bool:
                 raise ValueError(f"{name} must be bool, got {describe(value)}")
+        elif kind == "numbers":
+            if value.is_complex():
+                raise ValueError(f"{name} must be bool or real numbers, got {describe(value)}")
         elif value.dtype not in _FEATURE_DTYPES:
             raise ValueError(
                 f"{name} must be float32, float64, float16 or bfloat16, got {describe(value)}"
@@ -89,6 +93,14 @@ def non_negative_float(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return float(value)
+
+
+def number_within(name: str, value: object, least: float, most: float) -> float:
+    """Bounds keep what a kernel derives from the number, its square say, within float32."""
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not fits or not least <= value <= most:  # type: ignore[operator]  # a number by now
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
+    return float(value)  # type: ignore[arg-type]  # a number by now
 
 
 def one_of(name: str, value: object, choices: Iterable[object]) -> None:

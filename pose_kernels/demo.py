@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pose_kernels demo`: texture transfer on the built-in person, without downloads.
+"""`python -m pose_kernels demo`: what the ops are for, on the built-in person, without downloads.
 
 One picture of a person is lifted onto the body atlas, the atlas is completed, and painted into
-another pose, whose true picture is known. Writes the pictures and says how good and how fast.
+another pose, whose true picture is known. Then a feature volume is moved, part by part, between
+the same two poses in 3D. Writes the pictures and says how good and how fast.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from . import __version__, comparison, io, panel, report
+from . import __version__, comparison, io, panel, report, repose_report
+from .body import joints
+from .clip import place_in_frame
 from .files import open_folder, write_files
 from .io import IUV
-from .person import Rendering, render_person
+from .person import POSES, Rendering, render_person
+from .repose_volume import Repose, repose_volume
 from .transfer import Stage, Transfer, transfer_texture
 
 SOURCE, TARGET = "stand", "walk"
@@ -66,16 +70,24 @@ def run(args: argparse.Namespace) -> int:
     )
     print(report.summary(result, scores))
 
+    print(f'\nvolume of 65 x 65 x 33 voxels from "{SOURCE}" to "{TARGET}", timed at a second call')
+    reposed = _repose(device)
+    files += _write_repose(args.out, reposed)
+    print(repose_report.summary(reposed))
+
     batch, side = (1, 64) if args.quick else (4, min(size, 256))
     print("\nours against the same ops in pure PyTorch, measured now ...", flush=True)
     rows = comparison.race(device, batch=batch, side=side, runs=3 if args.quick else 9)
+    channels = 4 if args.quick else 32
+    rows.append(comparison.race_of_volumes(device, channels=channels, runs=3))
     print(comparison.table(rows))
     print(
-        f"float32, N = {batch}, C = 3, pictures {side} x {side}, tiles {side} x {side}; both in "
-        f"this process, in turns;\nmedian of {min(row.runs for row in rows)} runs or more after "
-        f"a first one; {_place(device)};\nallocator: {comparison.allocator(device)}.\n"
-        "PyTorch is pose_kernels.reference, written to be exact and plain; tuned PyTorch is in "
-        "benchmarks/"
+        f"float32, N = {batch}, C = 3, pictures {side} x {side}, tiles {side} x {side}; part warp "
+        f"N = 1, C = {channels},\n65 x 65 x 33 voxels; both in this process, in turns, median of "
+        f"{min(row.runs for row in rows)} runs or more after\na first one; {_place(device)}; "
+        f"allocator: {comparison.allocator(device)}.\n"
+        "PyTorch is pose_kernels.reference, written to be exact and plain, and for the part warp "
+        "the maximum of\nten masked grid_samples; tuned PyTorch is in benchmarks/"
     )
 
     print("\npictures")
@@ -152,6 +164,29 @@ def _write(
     names = ["source.png", "source_iuv.png", "target_true.png", "target_iuv.png"]
     names += [name for name in pictures if name not in names]
     return [folder / name for name in names]
+
+
+def _repose(device: torch.device) -> Repose:
+    """The same two poses in 3D, twice: the first call pays for fresh memory."""
+    poses = torch.stack([torch.from_numpy(joints(POSES[pose])) for pose in (SOURCE, TARGET)])
+    source, target = place_in_frame(poses.float()).to(device)
+    repose_volume(source, target, "reposing19")
+    return repose_volume(
+        source,
+        target,
+        "reposing19",
+        on_stage=lambda stage: _line(stage.name, stage.seconds, stage.backend),
+    )
+
+
+def _write_repose(folder: Path, reposed: Repose) -> list[Path]:
+    """The pictures of `repose-volume`, under names of their own."""
+    pictures = {
+        "part_masks.png": repose_report.masks_picture(reposed, f'"{SOURCE}"'),
+        "reposed_volume.png": repose_report.repose_picture(reposed, (f'"{SOURCE}"', f'"{TARGET}"')),
+    }
+    write_files({folder / n: io.encode_picture(n, picture) for n, picture in pictures.items()})
+    return [folder / name for name in pictures]
 
 
 def _panel(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled side-by-side pictures: IUV maps and atlases made visible, cards set in a row."""
+"""Labelled pictures: IUV maps and atlases made visible, cards set in a row or in a grid."""
 
 from __future__ import annotations
 
@@ -137,4 +137,38 @@ def compose(cards: list[Card], footer: str = "", height: int = 384) -> Pixels:
         left += width
     if footer:
         draw.text((margin + 2, page.height - 20), footer, _FAINT, small, anchor="ls")
+    return np.asarray(page)
+
+
+def grid(rows: list[list[Card]], footer: str = "") -> Pixels:
+    """Set cards in rows at their own size, title and caption above and below; arrows are not drawn.
+
+    A column is as wide as its widest card and a row as high as its highest; words keep to their
+    column only if they are short.
+    """
+    gap, margin, above, below = 22, 26, 34, 34
+    columns = max(len(row) for row in rows)
+    widths = [
+        max(row[i].picture.shape[1] for row in rows if i < len(row)) + gap for i in range(columns)
+    ]
+    heights = [max(card.picture.shape[0] for card in row) + above + below for row in rows]
+    title = ImageFont.load_default(22)
+    small = ImageFont.load_default(17)
+    width = 2 * margin + sum(widths) - gap
+    page = Image.new("RGB", (width, sum(heights) + 2 * margin + (20 if footer else -14)), _PAPER)
+    draw = ImageDraw.Draw(page)
+    top = margin
+    for row, high in zip(rows, heights, strict=True):
+        left = margin
+        for card, wide in zip(row, widths):
+            H, W = card.picture.shape[:2]
+            draw.text((left + 1, top + above - 9), card.title, _INK, title, anchor="ls")
+            page.paste(Image.fromarray(card.picture), (left, top + above))
+            box = (left - 1, top + above - 1, left + W, top + above + H)
+            draw.rectangle(box, outline=(214, 217, 223))
+            draw.text((left + 1, top + above + H + 8), card.caption, _FAINT, small, anchor="lt")
+            left += wide
+        top += high
+    if footer:
+        draw.text((margin + 1, page.height - 20), footer, _FAINT, small, anchor="ls")
     return np.asarray(page)

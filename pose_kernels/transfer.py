@@ -122,7 +122,7 @@ def transfer_texture(
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     reach = default_radius(size) if radius is None else radius
-    clock = _Clock(target.part.device, on_stage)
+    clock = Clock(target.part.device, on_stage)
     partial = weight = None
     if atlas is not None:
         filled = io.resize_atlas(atlas.float(), size)
@@ -168,8 +168,8 @@ def paint(atlas: Tensor, target: IUV, samples: int = 1) -> Tensor:
     return total / samples**2
 
 
-class _Clock:
-    """Runs stages and times them to the end of the device's work."""
+class Clock:
+    """Runs stages and times them to the end of the device's work; op "" is work outside the ops."""
 
     def __init__(self, device: torch.device, on_stage: Callable[[Stage], None] | None) -> None:
         self.device, self.on_stage = device, on_stage
@@ -180,7 +180,8 @@ class _Clock:
         start = time.perf_counter()
         result = work()
         self._wait()
-        stage = Stage(name, time.perf_counter() - start, backends.chosen(op, self.device))
+        backend = backends.chosen(op, self.device) if op else ""
+        stage = Stage(name, time.perf_counter() - start, backend)
         self.stages.append(stage)
         if self.on_stage is not None:
             self.on_stage(stage)

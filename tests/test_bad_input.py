@@ -21,6 +21,8 @@ image, part, uv = (
 atlas, weight = torch.zeros(2, 4, 3, 5, 5), torch.zeros(2, 4, 5, 5)
 SPLAT = {"image": image, "part": part, "uv": uv, "num_parts": 4, "size": 5}
 GATHER = {"atlas": atlas, "part": part, "uv": uv}
+points = torch.zeros(2, 5, 4, 3)
+FIT = {"source": points, "target": points, "weight": points[..., 0]}
 FILL = {"atlas": atlas, "weight": weight}
 floats = "must be float32, float64, float16 or bfloat16"
 
@@ -48,7 +50,19 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("uv_gather", GATHER, {"atlas": atlas[..., :0, :0]}, "atlas must have at least one tile of at least one texel, got P = 4, S = 0"),
     ("push_pull", FILL, {"weight": weight[:, :3]}, "weight must be (L0, L1, H, W) = (2, 4, 5, 5) as in atlas, got (2, 3, 5, 5) float32"),
     ("push_pull", FILL, {"weight": weight[..., :1]}, "weight must be (L0, L1, H, W) = (2, 4, 5, 5) as in atlas, got (2, 4, 5, 1) float32"),
+    ("helmert_fit", FIT, {"source": points[0, 0, 0]}, "source must be (..., K, 3), got (3) float32"),
+    ("helmert_fit", FIT, {"source": points[0]}, "target must be (L0, K, 3), got (2, 5, 4, 3) float32"),
+    ("helmert_fit", FIT, {"target": points[0]}, "target must be (L0, L1, K, 3), got (5, 4, 3) float32"),
+    ("helmert_fit", FIT, {"weight": points}, "weight must be (L0, L1, K), got (2, 5, 4, 3) float32"),
+    ("helmert_fit", FIT, {"source": points[..., :2]}, "source must be (L0, L1, K, 3) = (2, 5, 4, 3) as in source, got (2, 5, 4, 2) float32"),
+    ("helmert_fit", FIT, {"target": points[:, :, :3]}, "target must be (L0, L1, K, 3) = (2, 5, 4, 3) as in source, got (2, 5, 3, 3) float32"),
+    ("helmert_fit", FIT, {"target": points[:1]}, "target must be (L0, L1, K, 3) = (2, 5, 4, 3) as in source, got (1, 5, 4, 3) float32"),
+    ("helmert_fit", FIT, {"weight": points[..., :3, 0]}, "weight must be (L0, L1, K) = (2, 5, 4) as in source, got (2, 5, 3) float32"),
+    ("helmert_fit", FIT, {"source": points[:, :, :0], "target": points[:, :, :0], "weight": points[:, :, :0, 0]}, "source must have at least one point, got (2, 5, 0, 3) float32"),
     # dtypes
+    ("helmert_fit", FIT, {"source": points.int()}, f"source {floats}, got (2, 5, 4, 3) int32"),
+    ("helmert_fit", FIT, {"target": points.to(torch.complex64)}, f"target {floats}, got (2, 5, 4, 3) complex64"),
+    ("helmert_fit", FIT, {"weight": points[..., 0].bool()}, f"weight {floats}, got (2, 5, 4) bool"),
     ("uv_splat", SPLAT, {"image": image.to(torch.uint8)}, f"image {floats}, got (2, 3, 8, 9) uint8"),
     ("uv_splat", SPLAT, {"image": image.bool()}, f"image {floats}, got (2, 3, 8, 9) bool"),
     ("uv_splat", SPLAT, {"image": image.to(torch.complex64)}, f"image {floats}, got (2, 3, 8, 9) complex64"),
@@ -69,6 +83,8 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("uv_splat", SPLAT, {"image": image.to_sparse()}, "image must be a dense (strided) tensor, got layout torch.sparse_coo"),
     ("uv_gather", GATHER, {"uv": uv.to_sparse()}, "uv must be a dense (strided) tensor, got layout torch.sparse_coo"),
     ("push_pull", FILL, {"weight": weight.to_sparse()}, "weight must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    ("helmert_fit", FIT, {"target": points.to("meta")}, "target must be on cpu as source is, got meta"),
+    ("helmert_fit", FIT, {"source": points.to_sparse()}, "source must be a dense (strided) tensor, got layout torch.sparse_coo"),
     # numbers
     ("uv_splat", SPLAT, {"size": 0}, "size must be an int of at least 1, got 0"),
     ("uv_splat", SPLAT, {"size": -5}, "size must be an int of at least 1, got -5"),
@@ -90,6 +106,10 @@ TYPE_ROWS = [
     ("uv_splat", SPLAT, {"uv": [0.5, 0.5]}, "uv must be a torch.Tensor, got list [0.5, 0.5]"),
     ("uv_gather", GATHER, {"atlas": "T.png"}, "atlas must be a torch.Tensor, got str 'T.png'"),
     ("uv_gather", GATHER, {"uv": 0.5}, "uv must be a torch.Tensor, got float 0.5"),
+    ("helmert_fit", FIT, {"source": [[0.0, 0, 0]]}, "source must be a torch.Tensor, got list [[0.0, 0, 0]]"),
+    ("helmert_fit", FIT, {"target": None}, "target must be a torch.Tensor, got NoneType None"),
+    ("helmert_fit", FIT, {"weight": 1.0}, "weight must be a torch.Tensor, got float 1.0"),
+    ("helmert_fit", FIT, {"scale": 1}, "scale must be a bool, got int 1"),
     ("push_pull", FILL, {"atlas": (1, 2)}, "atlas must be a torch.Tensor, got tuple (1, 2)"),
     ("push_pull", FILL, {"weight": None}, "weight must be a torch.Tensor, got NoneType None"),
     ("push_pull", FILL, {"radius": 1.5}, "radius must be None or an int, got float 1.5"),
@@ -119,7 +139,8 @@ def test_type_error(row):
 
 
 @pytest.mark.parametrize(
-    ("name", "right"), [("uv_splat", SPLAT), ("uv_gather", GATHER), ("push_pull", FILL)]
+    ("name", "right"),
+    [("uv_splat", SPLAT), ("uv_gather", GATHER), ("push_pull", FILL), ("helmert_fit", FIT)],
 )
 def test_the_rows_are_wrong_in_one_thing_only(name, right):
     getattr(pk, name)(**right)
@@ -182,6 +203,7 @@ def test_requires_grad_where_no_gradient_flows_is_allowed():
 # ---- the backstop: what only a direct call of the dispatcher can get wrong
 
 f64 = torch.float64
+flat, ones = torch.zeros(2, 4, 3), torch.ones(2, 4)
 DIRECT = [
     ("uv_splat", (image[0], part, uv, 4, 5, True, 1e-3, True), "image must be (N, C, H, W)"),
     ("uv_splat", (image, part[:, :4], uv, 4, 5, True, 1e-3, True), "must agree in N, H and W"),
@@ -205,6 +227,15 @@ DIRECT = [
     ("push_pull", (image, part[:, :4].float(), -1, 1e-3, False), "must agree in M, H and W"),
     ("push_pull", (image, uv, -1, 1e-3, False), "weight (M, H, W)"),
     ("push_pull", (image, part, -1, 1e-3, False), "weight must be float32"),
+    ("helmert_fit", (flat[0], flat, ones, True), "source must be (B, K, 3)"),
+    ("helmert_fit", (flat[:, :0], flat[:, :0], ones[:, :0], True), "at least one point"),
+    ("helmert_fit", (flat, flat[:, :3], ones, True), "target must have the size of source"),
+    ("helmert_fit", (flat, flat[..., :2], ones, True), "target must have the size of source"),
+    ("helmert_fit", (flat, flat, ones[:1], True), "weight must be (B, K)"),
+    ("helmert_fit", (flat, flat.double(), ones, True), "must have one dtype"),
+    ("helmert_fit", (flat.half(), flat.half(), ones.half(), True), "points must be float32 or float64"),
+    ("helmert_fit_backward", (flat[:, :3], flat, flat, ones, True), "grad must be (B, 3, 4)"),
+    ("helmert_fit_backward", (flat.mT.double(), flat, flat, ones, True), "grad must be (B, 3, 4)"),
     ("uv_splat_backward", (atlas, None, None, part, uv, None, None, 0.0, False, True), "needs the image"),
     ("uv_splat_backward", (atlas, None, image, part, uv, None, weight, 0.0, True, True), "needs the atlas"),
     ("uv_splat_backward", (atlas, None, image[:, :2], part, uv, None, None, 0.0, True, True), "image must be"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m pose_kernels demo`, its panel and its race."""
 
+import re
 from contextlib import redirect_stdout
 from io import StringIO
 
@@ -11,7 +12,10 @@ import torch
 import pose_kernels as pk
 from pose_kernels import comparison, demo, io, panel
 from pose_kernels.__main__ import main
-from pose_kernels.person import render_person
+from pose_kernels.body import joints
+from pose_kernels.clip import place_in_frame
+from pose_kernels.person import POSES, render_person
+from pose_kernels.skeleton import SIZE, body_parts, part_transforms
 
 FILES = {
     "source.png",
@@ -22,6 +26,8 @@ FILES = {
     "filled_atlas.png",
     "transferred.png",
     "panel.png",
+    "part_masks.png",
+    "reposed_volume.png",
 }
 
 
@@ -65,12 +71,33 @@ def test_report(finished):
     for stage in ("splat", "fill", "gather"):
         line = next(line for line in text.splitlines() if line.split()[:1] == [stage])
         assert backend in line and " ms " in line
-    for name, _ in comparison.JOBS:
+    for name, _ in (*comparison.JOBS, comparison.PART_WARP):
         line = next(line for line in text.splitlines() if line.startswith(name + " "))
         assert line.count(" ms") == 2 and line.endswith("x")
+    for stage in ("masks", "warp"):
+        line = next(line for line in text.splitlines() if line.split()[:1] == [stage])
+        assert pk.backends.chosen("helmert_warp", "cpu") in line and " ms " in line
+    landed = re.search(r"10 parts moved; .* ([0-9.]+) % of the .* at least", text)
+    assert landed and float(landed[1]) > 97
     assert "PSNR" in text and "covered" in text and "allocator:" in text
     assert f"{torch.get_num_threads()} threads" in text
     assert str(out / "panel.png") in text
+
+
+def test_the_rival_of_the_part_warp_does_the_same():
+    """The plain PyTorch that the table times computes helmert_warp."""
+    stand, walk = (
+        body_parts(place_in_frame(torch.from_numpy(joints(POSES[p])).float()))
+        for p in ("stand", "walk")
+    )
+    transform = part_transforms(stand, walk)[None]
+    start, end, radius = (x[None] for x in stand.capsules[:3])
+    mask = pk.capsule_mask(start, end, radius, stand.part, size=SIZE, num_parts=10)
+    volume = torch.rand(1, 2, *SIZE)
+    ours = pk.helmert_warp(volume, mask, transform)
+    assert (ours > 0).sum() > 5000
+    rival = comparison._grid_sampled_parts(volume, mask, transform)
+    torch.testing.assert_close(rival, ours, rtol=0, atol=1e-4)
 
 
 def test_written_files_feed_the_transfer_command(finished, tmp_path):

@@ -42,7 +42,7 @@ def test_quick_start_runs(tmp_path):
     assert "torch.Size([1, 3, 256, 256])" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["checks", "ops.uv_splat", "ops.uv_gather", "ops.push_pull"])
+@pytest.mark.parametrize("module", ["checks", *(f"ops.{op}" for op in pk.reference.__all__)])
 def test_docstring_examples(module):
     loaded = importlib.import_module(f"pose_kernels.{module}")
     tests = doctest.DocTestFinder().find(loaded, extraglobs={"torch": torch})
@@ -61,7 +61,7 @@ def test_links_lead_somewhere(page):
 
 @needs_checkout
 def test_every_op_has_its_row_of_files():
-    for op in ("uv_splat", "uv_gather", "push_pull"):
+    for op in pk.reference.__all__:
         assert hasattr(pk, op) and hasattr(pk.reference, op)
         for path in (
             f"csrc/ops/{op}.h",

@@ -14,6 +14,10 @@ from pose_kernels.testing import synthetic_iuv
 
 # Frozen: a compiled library and a saved program of torch.export depend on these words.
 SCHEMAS = {
+    "heatmap": "pose_kernels::heatmap(Tensor points, SymInt[] size, float sigma, float[] stride, "
+    "int kind) -> Tensor",
+    "heatmap_backward": "pose_kernels::heatmap_backward(Tensor grad, Tensor points, float sigma, "
+    "float[] stride) -> Tensor",
     "uv_splat": "pose_kernels::uv_splat(Tensor image, Tensor part, Tensor uv, SymInt num_parts, "
     "SymInt size, bool normalize, float min_weight, bool with_weight) "
     "-> (Tensor atlas, Tensor weight)",
@@ -21,17 +25,37 @@ SCHEMAS = {
     "Tensor? image, Tensor part, Tensor uv, Tensor? atlas, Tensor? weight, float min_weight, "
     "bool need_image, bool need_uv) -> (Tensor grad_image, Tensor grad_uv)",
     "uv_gather": "pose_kernels::uv_gather(Tensor atlas, Tensor part, Tensor uv) -> Tensor",
+    "helmert_fit": "pose_kernels::helmert_fit(Tensor source, Tensor target, Tensor weight, "
+    "bool scale) -> Tensor",
+    "helmert_fit_backward": "pose_kernels::helmert_fit_backward(Tensor grad, Tensor source, "
+    "Tensor target, Tensor weight, bool scale) "
+    "-> (Tensor grad_source, Tensor grad_target, Tensor grad_weight)",
+    "helmert_warp": "pose_kernels::helmert_warp(Tensor volume, Tensor mask, Tensor transform) "
+    "-> Tensor",
+    "helmert_warp_backward": "pose_kernels::helmert_warp_backward(Tensor grad, Tensor volume, "
+    "Tensor mask, Tensor transform, bool need_volume, bool need_mask, bool need_transform) "
+    "-> (Tensor grad_volume, Tensor grad_mask, Tensor grad_transform)",
     "push_pull": "pose_kernels::push_pull(Tensor atlas, Tensor weight, SymInt radius, "
     "float min_weight, bool adjoint) -> Tensor",
+    "capsule_mask": "pose_kernels::capsule_mask(Tensor start, Tensor end, Tensor radius, "
+    "Tensor part, SymInt[] size, SymInt num_parts, bool packed) -> Tensor",
+    "capsule_soft_mask": "pose_kernels::capsule_soft_mask(Tensor start, Tensor end, "
+    "Tensor radius, Tensor part, SymInt[] size, SymInt num_parts, float softness) -> Tensor",
+    "capsule_soft_mask_backward": "pose_kernels::capsule_soft_mask_backward(Tensor grad, "
+    "Tensor start, Tensor end, Tensor radius, Tensor part, float softness) "
+    "-> (Tensor grad_start, Tensor grad_end, Tensor grad_radius)",
 }
 has = torch._C._dispatch_has_kernel_for_dispatch_key
 
 
 def test_public_names_are_frozen():
-    assert sorted(pk.__all__) == [
-        "__version__", "push_pull", "reference", "use_backend", "uv_gather", "uv_splat",
+    ops = [
+        "capsule_mask", "heatmap", "helmert_fit", "helmert_warp", "push_pull", "uv_gather",
+        "uv_splat",
     ]  # fmt: skip
-    assert sorted(pk.reference.__all__) == ["push_pull", "uv_gather", "uv_splat"]
+    assert sorted(pk.reference.__all__) == ops
+    rest = ["__version__", "body_parts", "part_transforms", "reference", "use_backend"]
+    assert sorted(pk.__all__) == sorted(ops + rest)
     assert all(getattr(pk, name) is not None for name in pk.__all__)
     assert all(getattr(pk.reference, name).__doc__ for name in pk.reference.__all__)
 

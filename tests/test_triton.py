@@ -2,7 +2,7 @@
 """The Triton kernels where there is no GPU: in Triton's interpreter, and compiled for every GPU.
 
 Triton decides between the two when a kernel is defined, once per process, so each has a process of
-its own, which runs triton_worker.py; both start together, with the first test here. On a GPU the
+its own, which runs triton_worker*.py; both start together, with the first test here. On a GPU the
 kernels also run as the backend "triton" of the other test files.
 """
 
@@ -24,16 +24,22 @@ import pose_kernels as pk
 if importlib.util.find_spec("triton") is None:
     pytest.skip("the package triton is not installed", allow_module_level=True)
 
-WORKER = Path(__file__).with_name("triton_worker.py")
-TESTS = [
-    node.name
-    for node in ast.parse(WORKER.read_text()).body
+HERE = Path(__file__).parent
+WORKERS = sorted(HERE.glob("triton_worker*.py"))
+TESTS = [  # file.test, as the report of a run names them
+    f"{worker.stem}.{node.name}"
+    for worker in WORKERS
+    for node in ast.parse(worker.read_text()).body
     if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
 ]
 
 
+def kind_of(name: str) -> str:
+    return name.split(".")[1].split("_")[1]
+
+
 class Run:
-    """One process that runs the tests of the worker whose names contain ``kind``."""
+    """One process that runs the tests of the workers whose names contain ``kind``."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.report, self.log = folder / f"{kind}.xml", folder / f"{kind}.log"
@@ -42,11 +48,12 @@ class Run:
         # The same pose_kernels as here, wherever it is installed.
         paths = [str(Path(pk.__file__).parents[1]), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        command = [sys.executable, "-m", "pytest", "-q", "-k", kind, WORKER.name]
+        command = [sys.executable, "-m", "pytest", "-q", "-k", f"test_{kind}"]
         command += ["-p", "no:cacheprovider", f"--junitxml={self.report}"]
+        command += [worker.name for worker in WORKERS]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                command, cwd=WORKER.parent, env=environment, stdout=log, stderr=subprocess.STDOUT
+                command, cwd=HERE, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
         self.cases: dict[str, list[ElementTree.Element]] | None = None
 
@@ -58,7 +65,9 @@ class Run:
                 pytest.fail(self.log.read_text(), pytrace=False)
             self.cases = {}
             for case in ElementTree.parse(self.report).iter("testcase"):
-                self.cases.setdefault(case.get("name", "").split("[")[0], []).append(case)
+                file = case.get("classname", "").split(".")[-1]
+                name_of_case = f"{file}.{case.get('name', '').split('[')[0]}"
+                self.cases.setdefault(name_of_case, []).append(case)
         assert name in self.cases, self.log.read_text()
         for case in self.cases[name]:
             for problem in case:
@@ -77,16 +86,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
 
 
 @pytest.mark.exercises("triton-interpreted")
-@pytest.mark.parametrize("name", [name for name in TESTS if name.startswith("test_value")])
+@pytest.mark.parametrize("name", [name for name in TESTS if kind_of(name) == "value"])
 def test_interpreted(runs: dict[str, Run], name: str) -> None:
     runs["value"].check(name)
 
 
 @pytest.mark.exercises("triton-compiled")
-@pytest.mark.parametrize("name", [name for name in TESTS if name.startswith("test_compile")])
+@pytest.mark.parametrize("name", [name for name in TESTS if kind_of(name) == "compile"])
 def test_compiled(runs: dict[str, Run], name: str) -> None:
     runs["compile"].check(name)
 
 
-def test_every_test_of_the_worker_is_one_or_the_other() -> None:
-    assert {name.split("_")[1] for name in TESTS} == {"value", "compile"}
+def test_every_test_of_the_workers_is_one_or_the_other() -> None:
+    assert {kind_of(name) for name in TESTS} == {"value", "compile"}

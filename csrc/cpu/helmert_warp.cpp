@@ -28,7 +28,7 @@ struct RowMaxima {
 template <class A>
 VECTOR_CLONES void add_part(const RowReads<A>& reads, Interval at, const Rows<const A>& source,
                             const CellSteps& steps, const A* zeros, int64_t width,
-                            RowMaxima<A>& maxima, A* best) {
+                            RowMaxima<A>& maxima, A* best, A* __restrict__ other) {
   for (int64_t x = at.first; x <= at.last; ++x) {
     if (reads.any[x] == A(0))
       continue;
@@ -47,14 +47,20 @@ VECTOR_CLONES void add_part(const RowReads<A>& reads, Interval at, const Rows<co
     }
     const int32_t r = maxima.row[x];
     ++maxima.parts[r];
-    A* to = best + r * width;
+    A* value = first ? best + r * width : other;
     for_lanes(width, [&](int64_t c, auto lanes) __attribute__((always_inline)) {
       constexpr int L = decltype(lanes)::value;
-      auto value = weight[0] * load<A, L>(corner[0] + c);
+      auto sum = weight[0] * load<A, L>(corner[0] + c);
       for (int k = 1; k < 8; ++k)
-        value += weight[k] * load<A, L>(corner[k] + c);
-      store(to + c, first ? value : larger(load<A, L>(to + c), value));
+        sum += weight[k] * load<A, L>(corner[k] + c);
+      store(value + c, sum);
     });
+    if (first)
+      continue;
+    A* __restrict__ maximum = best + r * width;
+#pragma omp simd
+    for (int64_t c = 0; c < width; ++c)
+      maximum[c] = larger(maximum[c], other[c]);
   }
 }
 
@@ -64,8 +70,7 @@ VECTOR_CLONES void include_zero(const RowMaxima<A>& maxima, int64_t P, int64_t w
   for (int32_t r = 0; r < maxima.count; ++r)
     if (maxima.parts[r] < P)
       for (int64_t c = 0; c < width; ++c) {
-        const A value = best[r * width + c];
-        best[r * width + c] = value < A(0) ? A(0) : value;
+        best[r * width + c] = larger(best[r * width + c], A(0));
       }
 }
 
@@ -73,8 +78,9 @@ VECTOR_CLONES void include_zero(const RowMaxima<A>& maxima, int64_t P, int64_t w
 template <class T>
 void warp_slab(const HelmertWarp<T>& op, int64_t n, int64_t z, int64_t c, int64_t width,
                const std::vector<Part<acc_t<T>>>& parts, const Rows<const acc_t<T>>& source,
-               const std::vector<acc_t<T>>& zeros, RowReads<acc_t<T>>& reads,
-               RowMaxima<acc_t<T>>& maxima, std::vector<acc_t<T>>& best, RegionWriter<T>& writer) {
+               const std::vector<acc_t<T>>& zeros, std::vector<acc_t<T>>& other,
+               RowReads<acc_t<T>>& reads, RowMaxima<acc_t<T>>& maxima, std::vector<acc_t<T>>& best,
+               RegionWriter<T>& writer) {
   using A = acc_t<T>;
   const VolumeSize size = size_of(op);
   const CellSteps steps(size);
@@ -101,7 +107,7 @@ void warp_slab(const HelmertWarp<T>& op, int64_t n, int64_t z, int64_t c, int64_
       if (reach.empty())
         continue;
       read_row<A, false>(parts[i], size, steps, y, z, reach, reads);
-      add_part(reads, reach, source, steps, zeros.data(), width, maxima, row_best);
+      add_part(reads, reach, source, steps, zeros.data(), width, maxima, row_best, other.data());
     }
     if (maxima.count)
       include_zero(maxima, op.P, width, row_best);
@@ -130,12 +136,12 @@ void warp_samples(const HelmertWarp<T>& op, int64_t first, int64_t last, int64_t
   parallel((last - first) * D, 1, [&](int64_t begin, int64_t end) {
     RowReads<A> reads(op.W);
     RowMaxima<A> maxima{std::vector<int32_t>(op.W), std::vector<int32_t>(op.W), 0};
-    std::vector<A> best, zeros(width);
+    std::vector<A> best, zeros(width), other(width);
     RegionWriter<T> writer(bytes);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t n = i / D, z = spread(i % D, D);
-      warp_slab(op, first + n, z, c, width, parts[first + n], sources[n], zeros, reads, maxima,
-                best, writer);
+      warp_slab(op, first + n, z, c, width, parts[first + n], sources[n], zeros, other, reads,
+                maxima, best, writer);
     }
     stream_fence();
   });

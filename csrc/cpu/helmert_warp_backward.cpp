@@ -36,60 +36,74 @@ struct Walk {
   const int32_t* order;
 };
 
-template <class T, int L>
-ALWAYS_INLINE lanes_t<acc_t<T>, L> load_gradient(const Planes<const T>& grad, int64_t at) {
-  acc_t<T> g[L];
-  for (int i = 0; i < L; ++i)
-    g[i] = widen(grad.data[at + i * grad.channel]);
-  return load<acc_t<T>, L>(g);
-}
-
-// All rows of a chunk for L channels of a piece, `c` channels into it.
+// All rows of a chunk for L channels of a piece, `c` channels into it. `values` has room for the
+// values of all parts at a voxel, `moments` for six sums a part; L numbers each.
 template <class T, int L>
 VECTOR_CLONES void walk_lanes(const Walk<T>& walk, Piece<acc_t<T>>& piece, int64_t c,
-                              lanes_t<acc_t<T>, L>* values, lanes_t<acc_t<T>, L>* moments) {
+                              acc_t<T>* __restrict__ values, acc_t<T>* __restrict__ moments) {
   using A = acc_t<T>;
   using V = lanes_t<A, L>;
   const HelmertWarpBackward<T>& op = *walk.op;
   const int64_t voxels = op.D * op.H * op.W;
   const V zero = V() * A(0);
+  const A* volume = piece.values.data + c;
   for (const SampleRow& row : *walk.rows) {
     if (row.n != piece.n)
       continue;
     if (op.grad_transform)
-      for (int64_t i = 0; i < op.P * 6; ++i)
-        moments[i] = zero;
+      std::fill(moments, moments + op.P * 6 * L, A(0));
     for (int64_t begin = row.begin; begin < row.end;) {
       const int32_t x = walk.samples[walk.order[begin]].x;
       int64_t end = begin;
-      V best = zero;
+      A best[L] = {};
       for (; end < row.end && walk.samples[walk.order[end]].x == x; ++end) {
         const PartSample<A>& s = walk.samples[walk.order[end]];
-        V value = zero;
+        V sum = zero;
         for (int k = 0; k < 8; ++k)
-          if (s.value[k] >= 0)
-            value +=
-                s.weight[k] * load<A, L>(piece.values.data + s.value[k] * piece.values.stride + c);
-        values[end - begin] = value;
-        best = end == begin ? value : larger(best, value);
+          if (s.weight[k] != A(0))
+            sum += s.weight[k] * load<A, L>(volume + s.value[k] * piece.values.stride);
+        A* value = values + (end - begin) * L;
+        store(value, sum);
+        if (end == begin)
+          memcpy(best, value, sizeof best);
+#pragma omp simd
+        for (int i = 0; i < L; ++i)
+          best[i] = larger(best[i], value[i]);
       }
       const bool some_zero = end - begin < op.P; // a part that is not here takes part with 0
-      if (some_zero)
-        best = larger(best, zero);
+      A left[L];                                 // the gradient, until somebody wins it
+      const Planes<const T>& grad = op.grad;
       const int64_t voxel = (row.z * op.H + row.y) * op.W + x;
-      V left = load_gradient<T, L>(op.grad, piece.n * op.C * voxels + voxel * op.grad.pixel +
-                                                (piece.c + c) * op.grad.channel);
+      const T* from =
+          grad.data + piece.n * op.C * voxels + voxel * grad.pixel + (piece.c + c) * grad.channel;
+      for (int i = 0; i < L; ++i)
+        left[i] = widen(from[i * grad.channel]);
+      if (some_zero) {
+#pragma omp simd
+        for (int i = 0; i < L; ++i)
+          best[i] = larger(best[i], A(0));
+      }
       bool zero_seen = !some_zero;
-      for (int64_t i = begin; i < end; ++i) {
-        const PartSample<A>& s = walk.samples[walk.order[i]];
-        if (!zero_seen && s.part > i - begin) { // the first missing part comes before this one
-          left = best == zero ? zero : left;
+      for (int64_t j = begin; j < end; ++j) {
+        const PartSample<A>& s = walk.samples[walk.order[j]];
+        if (!zero_seen && s.part > j - begin) { // the first missing part comes before this one
+#pragma omp simd
+          for (int i = 0; i < L; ++i) {
+            const A mine = left[i];
+            left[i] = best[i] == A(0) ? A(0) : mine;
+          }
           zero_seen = true;
         }
-        const V value = values[i - begin];
-        const auto wins = (value == best) | ((value != value) & (best != best));
-        const V g = wins ? left : zero;
-        left = wins ? zero : left;
+        const A* value = values + (j - begin) * L;
+        A won[L];
+#pragma omp simd
+        for (int i = 0; i < L; ++i) {
+          const bool wins = (value[i] == best[i]) | (value[i] != value[i]);
+          const A mine = left[i];
+          won[i] = wins ? mine : A(0);
+          left[i] = wins ? A(0) : mine;
+        }
+        const V g = load<A, L>(won);
         if (piece.target.data)
           for (int k = 0; k < 8; ++k)
             if (s.weight[k] != A(0)) {
@@ -102,9 +116,9 @@ VECTOR_CLONES void walk_lanes(const Walk<T>& walk, Piece<acc_t<T>>& piece, int64
         for (int k = 0; k < 8; ++k) {
           if (s.value[k] < 0)
             continue;
-          const V v = load<A, L>(piece.values.data + s.value[k] * piece.values.stride + c);
+          const V v = load<A, L>(volume + s.value[k] * piece.values.stride);
           if (op.grad_mask)
-            piece.dots[walk.order[i] * 8 + k] += sum<A, L>(g * v);
+            piece.dots[walk.order[j] * 8 + k] += sum_of<A, L>(g * v);
           if (op.grad_transform)
             for (int r = 0; r < 3; ++r)
               along[r] += s.slope[r][k] * v;
@@ -112,8 +126,9 @@ VECTOR_CLONES void walk_lanes(const Walk<T>& walk, Piece<acc_t<T>>& piece, int64
         if (op.grad_transform)
           for (int r = 0; r < 3; ++r) {
             const V moved = g * along[r];
-            moments[s.part * 6 + r] += moved * A(x);
-            moments[s.part * 6 + 3 + r] += moved;
+            A *by_x = moments + (s.part * 6 + r) * L, *all = by_x + 3 * L;
+            store(by_x, load<A, L>(by_x) + moved * A(x));
+            store(all, load<A, L>(all) + moved);
           }
       }
       begin = end;
@@ -121,8 +136,9 @@ VECTOR_CLONES void walk_lanes(const Walk<T>& walk, Piece<acc_t<T>>& piece, int64
     if (op.grad_transform) // from here on in double: these are sums over the whole volume
       for (int64_t p = 0; p < op.P; ++p)
         for (int r = 0; r < 3; ++r) {
-          const double by_x = sum<A, L>(moments[p * 6 + r]),
-                       all = sum<A, L>(moments[p * 6 + 3 + r]);
+          const A* moment = moments + (p * 6 + r) * L;
+          const double by_x = sum_of<A, L>(load<A, L>(moment)),
+                       all = sum_of<A, L>(load<A, L>(moment + 3 * L));
           double* to = piece.transform.data() + (p * 3 + r) * 4;
           to[0] += by_x, to[1] += all * double(row.y), to[2] += all * double(row.z), to[3] += all;
         }
@@ -135,14 +151,10 @@ void walk_piece(const Walk<T>& walk, Piece<acc_t<T>>& piece, int64_t sample_coun
   const int64_t P = walk.op->P;
   if (walk.op->grad_mask)
     piece.dots.assign(sample_count * 8, A(0));
-  alignas(64) std::vector<A> room((P + P * 6 + 1) * kLanes);
-  A* start = room.data();
-  while (reinterpret_cast<uintptr_t>(start) % (kLanes * sizeof(A)))
-    ++start;
+  std::vector<A> room(P * 7 * kLanes);
   for_lanes(piece.width, [&](int64_t c, auto lanes) {
     constexpr int L = decltype(lanes)::value;
-    auto* values = reinterpret_cast<lanes_t<A, L>*>(start);
-    walk_lanes<T, L>(walk, piece, c, values, values + P);
+    walk_lanes<T, L>(walk, piece, c, room.data(), room.data() + P * L);
   });
 }
 

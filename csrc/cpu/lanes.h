@@ -40,7 +40,7 @@ ALWAYS_INLINE void store(A* to, V v) {
 
 // Sum of the lanes, always in the same order: halves onto each other.
 template <class A, int L>
-ALWAYS_INLINE A sum(lanes_t<A, L> v) {
+ALWAYS_INLINE A sum_of(lanes_t<A, L> v) {
   A a[L];
   memcpy(a, &v, sizeof v);
   for (int half = L / 2; half > 0; half /= 2)
@@ -49,10 +49,12 @@ ALWAYS_INLINE A sum(lanes_t<A, L> v) {
   return a[0];
 }
 
-// The larger; the first NaN stays. Scalars and lanes.
-template <class V>
-ALWAYS_INLINE V larger(V best, V value) {
-  return ((best >= value) | (best != best)) ? best : value;
+// The larger; the first NaN stays. Scalars only: compilers take comparisons of vectors wider than a
+// register apart lane by lane, and vectorize a plain loop over this.
+template <class A>
+ALWAYS_INLINE A larger(A best, A value) {
+  const A more = best >= value ? best : value;
+  return best != best ? best : more;
 }
 
 // Calls body(c, constant<L>) for pieces of L = 16, 8, 4, 1 channels that make up [0, count).

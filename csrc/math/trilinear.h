@@ -49,9 +49,11 @@ HD AxisPoint<A> axis_point(Split<A> position) {
 }
 
 // Whether any voxel of an axis of `size` voxels has a weight there: -1 < s < size. False for NaN.
+// No short circuits in here and below: these run in vectorized loops.
 template <class A>
 HD bool inside(AxisPoint<A> p, int64_t size) {
-  return p.corner <= A(size - 1) && (p.corner >= A(0) || (p.corner == A(-1) && p.fraction > A(0)));
+  const bool before = (p.corner == A(-1)) & (p.fraction > A(0));
+  return (p.corner <= A(size - 1)) & ((p.corner >= A(0)) | before);
 }
 
 // One axis of the cell that is read. It always lies in the volume: at the border, where one true
@@ -66,17 +68,18 @@ struct AxisCell {
 // To be called where inside(p, size) only.
 template <class A>
 HD AxisCell<A> axis_cell(AxisPoint<A> p, int64_t size) {
-  const int corner = int(p.corner), last = size > 1 ? int(size) - 2 : 0;
-  const int base = corner < 0 ? 0 : corner > last ? last : corner;
+  const A last = size > 1 ? A(size - 2) : A(0), two = size > 1 ? A(1) : A(0);
+  const A above = p.corner < A(0) ? A(0) : p.corner, base = above > last ? last : above;
   const A low = A(1) - p.fraction, high = p.fraction;
-  // base == corner inside; corner == -1: only the upper corner exists, at the base;
+  // corner == base inside; corner == base - 1: only the upper corner exists, at the base;
   // corner == base + 1: only the lower one exists, above the base.
+  const bool at = p.corner == base, below = p.corner<base, beyond = p.corner> base;
   AxisCell<A> cell;
-  cell.base = base;
-  cell.weight[0] = corner == base ? low : corner < base ? high : A(0);
-  cell.weight[1] = corner > base ? low : corner == base && size > 1 ? high : A(0);
-  cell.derivative[0] = corner == base ? A(-1) : corner < base ? A(1) : A(0);
-  cell.derivative[1] = corner > base ? A(-1) : corner == base && size > 1 ? A(1) : A(0);
+  cell.base = int(base);
+  cell.weight[0] = at ? low : (below ? high : A(0));
+  cell.weight[1] = at ? high * two : (beyond ? low : A(0));
+  cell.derivative[0] = at ? A(-1) : (below ? A(1) : A(0));
+  cell.derivative[1] = at ? two : (beyond ? A(-1) : A(0));
   return cell;
 }
 

@@ -5,9 +5,20 @@ Runs on any device, in any floating dtype, differentiable through plain autograd
 kernels are tested against these functions, and machines without a kernel fall back to them.
 """
 
+from .capsule_mask import capsule_mask
+from .heatmap import heatmap
+from .helmert_fit import helmert_fit
 from .helmert_warp import helmert_warp
 from .push_pull import push_pull
 from .uv_gather import uv_gather
 from .uv_splat import uv_splat
 
-__all__ = ["helmert_warp", "push_pull", "uv_gather", "uv_splat"]
+__all__ = [
+    "capsule_mask",
+    "heatmap",
+    "helmert_fit",
+    "helmert_warp",
+    "push_pull",
+    "uv_gather",
+    "uv_splat",
+]
