@@ -38,7 +38,7 @@ def helmert_warp_tangent(
         if volume_tangent is not None:
             values = _rows(volume_tangent, s.weight.dtype)
             for q, w, m in zip(s.corner, s.weight, s.mask, strict=True):
-                tangent = tangent + values[q] * (w * m)[..., None]
+                tangent = tangent + _read(values, q, m, mask) * (w * m)[..., None]
         if mask_tangent is not None or transform_tangent is not None:
             values = _rows(volume, s.weight.dtype)
             change = torch.zeros_like(s.weight)
@@ -50,8 +50,8 @@ def helmert_warp_tangent(
                 ds = (s.voxel.to(step.dtype) @ step.transpose(1, 2)).movedim(-1, 0)
                 change = change + s.mask * (s.derivative * ds).sum(1)
             change = change.where(s.covered, 0)
-            for q, w in zip(s.corner, change, strict=True):
-                tangent = tangent + values[q] * w[..., None]
+            for q, m, w in zip(s.corner, s.mask, change, strict=True):
+                tangent = tangent + _read(values, q, m, mask) * w[..., None]
         if best is None or moved is None:
             best, moved = s.value, tangent
         else:
@@ -95,7 +95,7 @@ def helmert_warp_backward(
                 moved = g_i * (s.weight[k] * s.mask[k])[..., None]
                 grad_values.index_add_(0, q.flatten(), moved.flatten(0, 1))
             if need_mask or need_transform:
-                dot = (g_i * values[q]).sum(-1)  # (N, M)
+                dot = (g_i * _read(values, q, s.mask[k], mask)).sum(-1)  # (N, M)
                 if need_mask:
                     passed = (s.weight[k] * dot).flatten()  # 0 where not covered: so is g_i
                     flat = dot.new_zeros(len(values)).index_add_(0, q.flatten(), passed)
@@ -166,16 +166,22 @@ def _sample(volume: Tensor, mask: Tensor, transform: Tensor, i: int) -> _Sample:
     m = m.where(covered, 0)
     values = _rows(volume, accumulator)
     value = values.new_zeros(*covered.shape, values.shape[1])
-    for q, w in zip(corner, weight * m, strict=True):
-        read = values[q]
-        if not mask.is_floating_point():  # what lies outside the bits is nothing, NaN included
-            read = read.where((w != 0)[..., None], 0)
-        value = value + read * w[..., None]
+    for q, w, m_q in zip(corner, weight, m, strict=True):
+        value = value + _read(values, q, m_q, mask) * (w * m_q)[..., None]
     return _Sample(value, covered, corner, weight, m, torch.stack(derivatives), voxel)
 
 
+def _read(values: Tensor, q: Tensor, m: Tensor, mask: Tensor) -> Tensor:
+    """Features (N, M, C) at corner q. What lies outside the bits is nothing, NaN included.
+
+    Outside a floating mask it is not nothing: the mask's gradient is made of it.
+    """
+    read = values[q]
+    return read if mask.is_floating_point() else read.where((m != 0)[..., None], 0)
+
+
 def _mask_at(mask: Tensor, i: int, flat: Tensor, dtype: torch.dtype) -> Tensor:
-    if mask.is_floating_point():
+    if mask.dim() == 5:
         return mask.movedim(1, 0)[i].flatten()[flat].to(dtype)
     return (mask.flatten()[flat] >> i & 1).to(dtype)
 
