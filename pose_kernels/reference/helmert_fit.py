@@ -19,9 +19,9 @@ def helmert_fit(
 ) -> Tensor:
     """See :func:`pose_kernels.helmert_fit`. First and second derivatives by plain autograd."""
     dtype = geometry_dtype(source.dtype)
-    points = [x.to(dtype) for x in (source, target)]
-    weight = points[0].new_ones(source.shape[:-1]) if weight is None else weight.to(dtype)
-    return fit(*points, weight, scale)
+    source, target = source.to(dtype), target.to(dtype)
+    weight = source.new_ones(source.shape[:-1]) if weight is None else weight.to(dtype)
+    return fit(source, target, weight, scale)
 
 
 class Moments(NamedTuple):
