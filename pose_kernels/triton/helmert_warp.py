@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""helmert_warp and its backward in Triton: mirrors csrc/math/trilinear.h.
+"""helmert_warp and its backward in Triton.
 
 A program owns BLOCK consecutive output voxels. Two launches forward:
   1. _find  places every part at every voxel and notes, a bit each, which parts cover any voxel of
@@ -9,9 +9,6 @@ No atomics. Backward, _warp_backward instead of _warp: the winners are found aga
 gradients of volume and mask are scattered with relaxed atomics and the twelve sums of each map are
 added up in float64. The order of atomics is open: where torch.use_deterministic_algorithms asks
 for one order, the reference runs instead. float16 and bfloat16 are summed in a float32 volume.
-
-Positions: a product a x of float32 is taken apart into two exact ones, a = high + low with 12 bits
-each, so that fractions are exact to their own rounding in volumes of up to 4,096 voxels a side.
 """
 
 from __future__ import annotations
@@ -26,120 +23,10 @@ from torch import Tensor
 from ..checks import geometry_dtype
 from ..reference.helmert_warp import helmert_warp_backward as reference_backward
 from ..reference.layout import empty_in_format_of, in_format_of, is_channels_last
+from .trilinear import corner_weight, offset, place, voxels
 
 BLOCK = 128  # output voxels of a program, one per thread
 PER_WORD = 16  # parts noted in one int32
-
-
-@triton.jit
-def _add_product(whole, fraction, a, index):
-    """whole + fraction + a * index, the fraction apart."""
-    if a.dtype == tl.float32:
-        high = (a.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
-        product = high * index
-        floor = tl.floor(product)
-        fraction += (product - floor) + (a - high) * index
-    else:
-        product = a * index
-        floor = tl.floor(product)
-        fraction += product - floor
-    return whole + floor, fraction
-
-
-@triton.jit
-def _axis(row, x, y, z, size):
-    """One axis of where a map sends voxels: inside; cell's lower corner; two weights, two slopes.
-
-    The cell lies in the volume. A corner that does not exist has weight and slope 0.
-    """
-    constant = tl.load(row + 3)
-    whole = tl.floor(constant)
-    fraction = constant - whole
-    whole, fraction = _add_product(whole, fraction, tl.load(row + 1), y)
-    whole, fraction = _add_product(whole, fraction, tl.load(row + 2), z)
-    whole, fraction = _add_product(whole, fraction, tl.load(row), x)
-    carry = tl.floor(fraction)
-    corner = whole + carry
-    f = fraction - carry
-    # False for NaN.
-    inside = (corner <= size - 1) & ((corner >= 0) | ((corner == -1) & (f > 0)))
-    at = tl.where(inside, corner, 0).to(tl.int32)
-    base = tl.minimum(tl.maximum(at, 0), tl.maximum(size - 2, 0))
-    f = tl.where(inside, f, 0)
-    pair = (at == base) & (size > 1)
-    w0 = tl.where(at == base, 1 - f, tl.where(at < base, f, 0))
-    w1 = tl.where(at > base, 1 - f, tl.where(pair, f, 0))
-    d0 = tl.where(at == base, -1.0, tl.where(at < base, 1.0, 0.0)).to(f.dtype)
-    d1 = tl.where(at > base, -1.0, tl.where(pair, 1.0, 0.0)).to(f.dtype)
-    return inside, base, (w0, w1), (d0, d1)
-
-
-@triton.jit
-def _mask_at(bits, mask, n, i, P, V, voxel, exists, like):
-    if bits is not None:
-        word = tl.load(bits + n * V + voxel, mask=exists, other=0)
-        return ((word >> i) & 1).to(like.dtype)
-    else:
-        return tl.load(mask + (n * P + i) * V + voxel, mask=exists, other=0)
-
-
-@triton.jit
-def _place(transform, bits, mask, n, i, x, y, z, within, P, D, H, W):
-    """Part i at the program's voxels.
-
-    covered; the corners' voxels and masks, 0 where there is none; weights and slopes by axis.
-    Corners are numbered x + 2 y + 4 z.
-    """
-    row = transform + (n * P + i) * 12
-    in_x, base_x, wx, dx = _axis(row, x, y, z, W)
-    in_y, base_y, wy, dy = _axis(row + 4, x, y, z, H)
-    in_z, base_z, wz, dz = _axis(row + 8, x, y, z, D)
-    inside = within & in_x & in_y & in_z
-    V = D * H * W
-    q0 = (base_z * H + base_y) * W + base_x
-    right = tl.minimum(W - 1, 1)
-    q2 = q0 + tl.minimum(H - 1, 1) * W
-    q4 = q0 + tl.minimum(D - 1, 1) * H * W
-    q6 = q4 + tl.minimum(H - 1, 1) * W
-    q = (q0, q0 + right, q2, q2 + right, q4, q4 + right, q6, q6 + right)
-    x0, x1 = inside & (dx[0] != 0), inside & (dx[1] != 0)
-    y0, y1, z0, z1 = dy[0] != 0, dy[1] != 0, dz[0] != 0, dz[1] != 0
-    m0 = _mask_at(bits, mask, n, i, P, V, q[0], x0 & y0 & z0, x)
-    m1 = _mask_at(bits, mask, n, i, P, V, q[1], x1 & y0 & z0, x)
-    m2 = _mask_at(bits, mask, n, i, P, V, q[2], x0 & y1 & z0, x)
-    m3 = _mask_at(bits, mask, n, i, P, V, q[3], x1 & y1 & z0, x)
-    m4 = _mask_at(bits, mask, n, i, P, V, q[4], x0 & y0 & z1, x)
-    m5 = _mask_at(bits, mask, n, i, P, V, q[5], x1 & y0 & z1, x)
-    m6 = _mask_at(bits, mask, n, i, P, V, q[6], x0 & y1 & z1, x)
-    m7 = _mask_at(bits, mask, n, i, P, V, q[7], x1 & y1 & z1, x)
-    low = (m0 != 0) | (m1 != 0) | (m2 != 0) | (m3 != 0)
-    covered = low | (m4 != 0) | (m5 != 0) | (m6 != 0) | (m7 != 0)
-    return covered, q, (m0, m1, m2, m3, m4, m5, m6, m7), (wx, wy, wz), (dx, dy, dz)
-
-
-@triton.jit
-def _weight(w, k: tl.constexpr):
-    return w[0][k % 2] * w[1][k // 2 % 2] * w[2][k // 4]
-
-
-@triton.jit
-def _voxels(V, H, W, like, BLOCK: tl.constexpr):
-    """n (scalar) and, of this program's voxels: flat index, whether they exist, x, y, z."""
-    blocks = tl.cdiv(V, BLOCK)
-    n = tl.cast(tl.program_id(0) // blocks, tl.int64)
-    voxel = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
-    kind = like.dtype.element_ty
-    x, y, z = voxel % W, voxel // W % H, voxel // W // H
-    return n, voxel, voxel < V, x.to(kind), y.to(kind), z.to(kind)
-
-
-@triton.jit
-def _offset(n, voxel, c, C: tl.constexpr, V, LAST: tl.constexpr):
-    """Of channels c at voxels, in either memory format: [BLOCK, CHANNELS]."""
-    if LAST:
-        return ((n * V + voxel) * C)[:, None] + c[None, :]
-    else:
-        return (n * C * V + voxel)[:, None] + c.to(tl.int64)[None, :] * V
 
 
 @triton.jit
@@ -156,13 +43,13 @@ def _find(
     PER_WORD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    n, _voxel, within, x, y, z = _voxels(D * H * W, H, W, transform, BLOCK)
+    n, _voxel, within, x, y, z = voxels(D * H * W, H, W, transform, BLOCK)
     for word in range(0, WORDS):
         found = tl.full((), 0, tl.int32)
         for j in range(0, PER_WORD):
             i = word * PER_WORD + j
             if i < P:
-                covered, _q, _m, _w, _d = _place(
+                covered, _q, _m, _w, _d = place(
                     transform, bits, mask, n, i, x, y, z, within, P, D, H, W
                 )
                 found |= tl.max(covered.to(tl.int32), axis=0) << j
@@ -174,9 +61,9 @@ def _sample(volume, n, c, q, m, w, C: tl.constexpr, V, LAST: tl.constexpr):
     """Sum over the corners of weight, mask and features; what the mask leaves out is not read."""
     value = tl.zeros((q[0].shape[0], c.shape[0]), w[0][0].dtype)
     for k in tl.static_range(8):
-        factor = tl.where(m[k] != 0, _weight(w, k) * m[k], 0)
+        factor = tl.where(m[k] != 0, corner_weight(w, k) * m[k], 0)
         read = (factor != 0)[:, None] & (c < C)[None, :]
-        feature = tl.load(volume + _offset(n, q[k], c, C, V, LAST), mask=read, other=0)
+        feature = tl.load(volume + offset(n, q[k], c, C, V, LAST), mask=read, other=0)
         value += factor[:, None] * feature.to(value.dtype)
     return value
 
@@ -201,7 +88,7 @@ def _warp(
     CHANNELS: tl.constexpr,
 ):
     V = D * H * W
-    n, voxel, within, x, y, z = _voxels(V, H, W, transform, BLOCK)
+    n, voxel, within, x, y, z = voxels(V, H, W, transform, BLOCK)
     for first in range(0, C, CHANNELS):
         c = first + tl.arange(0, CHANNELS)
         best = tl.zeros((BLOCK, CHANNELS), x.dtype)
@@ -211,7 +98,7 @@ def _warp(
             for j in range(0, PER_WORD):
                 if ((found >> j) & 1) != 0:
                     i = word * PER_WORD + j
-                    covered, q, m, w, _d = _place(
+                    covered, q, m, w, _d = place(
                         transform, bits, mask, n, i, x, y, z, within, P, D, H, W
                     )
                     value = _sample(volume, n, c, q, m, w, C, V, LAST)
@@ -222,7 +109,7 @@ def _warp(
         stays = (seen > 0)[:, None] & ((best >= 0) | (best != best))
         best = tl.where(stays | (seen == P)[:, None], best, 0)
         write = within[:, None] & (c < C)[None, :]
-        tl.store(out + _offset(n, voxel, c, C, V, LAST), best, mask=write)
+        tl.store(out + offset(n, voxel, c, C, V, LAST), best, mask=write)
 
 
 @triton.jit
@@ -248,7 +135,7 @@ def _warp_backward(
     CHANNELS: tl.constexpr,
 ):
     V = D * H * W
-    n, voxel, within, x, y, z = _voxels(V, H, W, transform, BLOCK)
+    n, voxel, within, x, y, z = voxels(V, H, W, transform, BLOCK)
     some = tl.full((), 0, tl.int32)
     for word in range(0, WORDS):
         some |= tl.load(active + tl.program_id(0) * WORDS + word)
@@ -265,7 +152,7 @@ def _warp_backward(
             for j in range(0, PER_WORD):
                 if ((found >> j) & 1) != 0:
                     i = word * PER_WORD + j
-                    covered, q, m, w, _d = _place(
+                    covered, q, m, w, _d = place(
                         transform, bits, mask, n, i, x, y, z, within, P, D, H, W
                     )
                     value = _sample(volume, n, c, q, m, w, C, V, LAST)
@@ -283,13 +170,13 @@ def _warp_backward(
         winner = tl.where(above | (seen == P)[:, None], winner, -1)
 
         exists = within[:, None] & (c < C)[None, :]
-        g = tl.load(grad + _offset(n, voxel, c, C, V, LAST), mask=exists, other=0).to(x.dtype)
+        g = tl.load(grad + offset(n, voxel, c, C, V, LAST), mask=exists, other=0).to(x.dtype)
         for word in range(0, WORDS):
             found = tl.load(active + tl.program_id(0) * WORDS + word)
             for j in range(0, PER_WORD):
                 if ((found >> j) & 1) != 0:
                     i = word * PER_WORD + j
-                    covered, q, m, w, d = _place(
+                    covered, q, m, w, d = place(
                         transform, bits, mask, n, i, x, y, z, within, P, D, H, W
                     )
                     won = (winner == i) & covered[:, None]
@@ -298,9 +185,9 @@ def _warp_backward(
                     change_y = tl.zeros((BLOCK,), x.dtype)
                     change_z = tl.zeros((BLOCK,), x.dtype)
                     for k in tl.static_range(8):
-                        weight = _weight(w, k)
+                        weight = corner_weight(w, k)
                         there = (d[0][k % 2] != 0) & (d[1][k // 2 % 2] != 0) & (d[2][k // 4] != 0)
-                        at = _offset(n, q[k], c, C, V, LAST)
+                        at = offset(n, q[k], c, C, V, LAST)
                         if grad_volume is not None:
                             factor = tl.where(m[k] != 0, weight * m[k], 0)
                             add = won & (factor != 0)[:, None] & (c < C)[None, :]
