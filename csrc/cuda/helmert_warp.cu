@@ -25,7 +25,7 @@ constexpr int kPlanes = 64 / int(sizeof(acc_t<T>)); // channels of a thread, pla
 constexpr int kBlocksAtOnce = 4;                    // of channels, per list of parts
 
 template <class T, Walk WALK>
-__global__ void __launch_bounds__(kThreads, sizeof(acc_t<T>) == 4 ? 4 : 3)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 4 : 3)
     helmert_warp_kernel(HelmertWarp<T> a, PartMaps<acc_t<T>> parts, PartBricks bricks, Tiles tiles,
                         Lanes lanes) {
   using A = acc_t<T>;

@@ -66,7 +66,7 @@ struct Plan {
 };
 
 template <class T, Walk WALK>
-__global__ void __launch_bounds__(kWarps* kWarp, sizeof(acc_t<T>) == 4 ? 3 : 2)
+__global__ void __launch_bounds__(kWarps* kWarp, 2)
     winners_kernel(HelmertWarpBackward<T> a, PartMaps<acc_t<T>> parts, PartBricks bricks,
                    Tiles tiles, Lanes lanes, Planes<unsigned char> winner, double* partial,
                    int64_t per_sample) {
