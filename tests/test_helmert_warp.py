@@ -51,8 +51,8 @@ BITS = [
     case("planes", (1, 17, 3, 6, 5), 3, "bits", ["plane"]),
     case("one-voxel", (2, 3, 1, 1, 1), 2, "all-bits", ["small-turn", "identity"]),
     case("one-channel", (1, 1, 5, 7, 3), 3, "bits", TURNS),
-    case("64-channels", (1, 64, 5, 3, 5), 4, "bits", MANY),
-    case("70-channels", (1, 70, 3, 5, 5), 4, "bits", MANY),
+    case("64-channels", (1, 64, 4, 2, 3), 3, "bits", MANY),
+    case("70-channels", (1, 70, 2, 3, 4), 3, "bits", MANY),
     case("no-samples", (0, 3, 4, 5, 6), 2, "bits", TURNS),
     case("no-channels", (2, 0, 4, 5, 6), 2, "bits", TURNS),
 ]
@@ -65,9 +65,9 @@ FLOATS = [
     case("low-transform", (1, 5, 5, 5, 5), 4, "soft", MANY, low=True),
     case("one-voxel", (2, 3, 1, 1, 1), 2, "everywhere", ["small-turn", "identity"]),
     case("one-row", (1, 2, 1, 1, 300), 2, "soft", ["small-turn"]),
-    case("16-channels", (1, 16, 5, 3, 5), 4, "soft", MANY),
-    case("17-channels", (1, 17, 5, 3, 5), 4, "soft", MANY),
-    case("70-channels", (1, 70, 3, 5, 5), 3, "everywhere", TURNS),
+    case("16-channels", (1, 16, 4, 2, 3), 3, "soft", MANY),
+    case("17-channels", (1, 17, 2, 3, 4), 3, "soft", MANY),
+    case("70-channels", (1, 70, 2, 4, 3), 3, "everywhere", TURNS),
     case("no-samples", (0, 3, 4, 5, 6), 2, "soft", TURNS),
     case("no-channels", (2, 0, 4, 5, 6), 2, "soft", TURNS),
 ]
@@ -166,7 +166,7 @@ class TestBits(Warped):
     differentiable = ("volume", "transform")
     kinds = ["bits", "all-bits", "bool"]
     tame = tame("all-bits")
-    collide = case("collide", (2, 20, 12, 12, 12), 4, "all-bits", ["grow", "similarity"])
+    collide = case("collide", (2, 18, 8, 9, 10), 4, "all-bits", ["grow", "similarity"])
     sweep = sweep(kinds)
     realistic = [
         large("contiguous", PERSON, 10, "bits"),
@@ -185,7 +185,7 @@ class TestFloats(Warped):
     differentiable = ("volume", "mask", "transform")
     kinds = ["soft", "everywhere", "signed"]
     tame = tame("everywhere")
-    collide = case("collide", (2, 20, 12, 12, 12), 4, "everywhere", ["grow", "similarity"])
+    collide = case("collide", (2, 18, 8, 9, 10), 4, "everywhere", ["grow", "similarity"])
     sweep = sweep(kinds)
     realistic = [
         large("contiguous", CUBE, 10, "soft"),

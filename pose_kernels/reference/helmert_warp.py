@@ -167,7 +167,10 @@ def _sample(volume: Tensor, mask: Tensor, transform: Tensor, i: int) -> _Sample:
     values = _rows(volume, accumulator)
     value = values.new_zeros(*covered.shape, values.shape[1])
     for q, w, m_q in zip(corner, weight, m, strict=True):
-        value = value + _read(values, q, m_q, mask) * (w * m_q)[..., None]
+        weighted = (w * m_q)[..., None]
+        read = values[q]
+        # What has no weight is not read, be it NaN; but it still makes the derivative of weights.
+        value = value + read.where((weighted != 0) | read.isfinite(), 0) * weighted
     return _Sample(value, covered, corner, weight, m, torch.stack(derivatives), voxel)
 
 
