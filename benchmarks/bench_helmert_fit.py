@@ -125,7 +125,13 @@ def providers(case: FitCase, device: str) -> list[Provider]:
     return [
         *ours("helmert_fit", pose_kernels, device),
         Provider("Umeyama, linalg.svd", "eager", umeyama),
-        Provider("FOAM, elementwise", "smart", foam, note="fails where points are collinear"),
+        Provider(
+            "FOAM, elementwise",
+            "smart",
+            foam,
+            float64=False,
+            note="fails where points are collinear; loses digits, so it is checked in float32",
+        ),
         Provider(
             "roma",
             "peer",

@@ -270,7 +270,7 @@ def providers(case: VolumeCase, device: str) -> list[Provider]:
         *ours("helmert_warp", pose_kernels, device),
         Provider("part loop", "eager", part_loop),
     ]
-    if case.direction == "forward" and not case.main:  # slower, and its graph holds ten volumes
+    if case.direction == "forward" and not case.main:  # no faster, and its graph is ten volumes
         found.append(Provider("stack + amax", "eager", stacked, gradients=False))
     if case.mask == "bits":  # soft masks fill their boxes, which are the volume
         found.append(Provider("part boxes", "smart", part_boxes, synchronizes=True))

@@ -32,13 +32,13 @@ from torch import Tensor
 import pose_kernels as pk
 
 MODULES = {
-    "heatmap": "benchmarks.bench_heatmap",
     "uv_splat": "benchmarks.bench_uv_splat",
     "uv_gather": "benchmarks.bench_uv_gather",
     "push_pull": "benchmarks.bench_push_pull",
-    "helmert_fit": "benchmarks.bench_helmert_fit",
     "capsule_mask": "benchmarks.bench_capsule_mask",
+    "helmert_fit": "benchmarks.bench_helmert_fit",
     "helmert_warp": "benchmarks.bench_helmert_warp",
+    "heatmap": "benchmarks.bench_heatmap",
 }
 DIRECTIONS = ("forward", "backward", "both")
 KINDS = ("ours", "eager", "smart", "compiled", "peer")

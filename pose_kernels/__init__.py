@@ -6,6 +6,10 @@ import pose_kernels as pk
 atlas, weight = pk.uv_splat(image, part, uv)   # photo -> 24 body-part tiles
 atlas = pk.push_pull(atlas, weight)            # fill what the photo does not show
 out = pk.uv_gather(atlas, part2, uv2)          # paint it into another pose
+
+parts = pk.body_parts(joints, "h36m17")        # 3D joints -> capsules of ten body parts
+mask = pk.capsule_mask(parts.start, parts.end, parts.radius, parts.part, size=size, num_parts=10)
+out = pk.helmert_warp(volume, mask, pk.part_transforms(parts, parts2))  # move a feature volume
 """
 
 from . import backends, reference

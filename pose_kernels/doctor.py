@@ -7,9 +7,11 @@ import importlib.util
 import os
 import platform
 import time
+from collections.abc import Iterator
 from importlib import metadata
 
 import torch
+from torch import Tensor
 
 import pose_kernels as pk
 
@@ -27,7 +29,7 @@ def main() -> int:
 
 
 def _row(name: str, value: object) -> None:
-    print(f"  {name:<24}{value}")
+    print(f"  {name:<28}{value}")
 
 
 def _versions() -> None:
@@ -101,6 +103,11 @@ def _self_test() -> bool:
 
 
 def _largest_error(device: torch.device) -> float:
+    pairs = [*_surface(device), *_volume(device)]
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+
+def _surface(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(2, 3, 24, 24, generator=generator).to(device).requires_grad_()
     part = torch.randint(0, 5, (2, 24, 24), generator=generator).to(device)
@@ -112,4 +119,24 @@ def _largest_error(device: torch.device) -> float:
         painted = ops.uv_gather(filled, part, uv)
         (gradient,) = torch.autograd.grad(painted.square().sum(), image)
         results.append((atlas, weight, filled, painted, gradient))
-    return max(float((a - b).detach().abs().max()) for a, b in zip(*results, strict=True))
+    return zip(*results, strict=True)
+
+
+def _volume(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    start, end = (torch.rand(2, 6, 3, generator=generator).to(device) * 9 for _ in range(2))
+    radius = torch.full((2, 6), 2.5, device=device)
+    part = torch.arange(6, device=device) % 3
+    volume = torch.randn(2, 8, 10, 11, 12, generator=generator).to(device).requires_grad_()
+    moved = start + torch.rand(2, 6, 3, generator=generator).to(device)
+    results = []
+    for ops in (pk, pk.reference):
+        mask = ops.capsule_mask(
+            start, end, radius, part, size=(10, 11, 12), num_parts=3, packed=False, softness=0.3
+        )
+        fits = ops.helmert_fit(moved.reshape(2, 3, 2, 3), start.reshape(2, 3, 2, 3))
+        warped = ops.helmert_warp(volume, mask, fits)
+        maps = ops.heatmap(start, (10, 11, 12), 1.5)
+        (gradient,) = torch.autograd.grad(warped.square().sum(), volume)
+        results.append((mask, fits, warped, maps, gradient))
+    return zip(*results, strict=True)

@@ -247,7 +247,7 @@ def test_no_gradient_where_d_is_zero(place):
 @both_dtypes
 def test_of_two_equally_near_the_first_gets_the_gradient(place, dtype):
     """They share an end, one has it first and one last, and most voxels are nearest to it."""
-    corner, left, right = [4.0, 2.0, 0.0], [1.3, 1.9, 0.2], [7.2, 2.2, 0.1]
+    corner, left, right = [4.0, 2.0, 0.0], [1.3, 1.9, 0.2], [7.2, 1.8, 0.1]
     for first, second in (((corner, right), (left, corner)), ((left, corner), (corner, right))):
         start = torch.tensor([[first[0], second[0]]], dtype=dtype, device=place.device)
         end = torch.tensor([[first[1], second[1]]], dtype=dtype, device=place.device)

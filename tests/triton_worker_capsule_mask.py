@@ -22,7 +22,7 @@ VALUES = [
     (1, 1, (1, 1, 1), 1, False, torch.float32),
     (2, 4, (3, 5, 7), 2, False, torch.float32),
     (1, 10, (3, 6, 40), 31, True, torch.float32),  # two blocks of voxels
-    (2, 9, (2, 5, 9), 3, True, torch.float64),
+    (1, 9, (2, 5, 9), 3, True, torch.float64),
 ]
 
 

@@ -311,8 +311,10 @@ void capsule_soft_mask_backward(const CapsuleSoftMaskBackward<T>& op) {
   const int64_t N = op.set.N, K = op.set.K, P = op.set.P;
   const int64_t slabs = std::min<int64_t>(op.D, 64);
   const int64_t count = int64_t(scene.capsules.size());
-  std::vector<double> sums(slabs * count * 9); // [slabs, capsules of all samples, 9]
-  parallel(N * slabs, 1, [&](int64_t first, int64_t last) {
+  std::vector<double> sums(slabs * count * 9);              // [slabs, capsules of all samples, 9]
+  const int64_t of_slab = P * (op.D / slabs) * op.H * op.W; // voxels of all parts
+  const int64_t grain = std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(1, of_slab));
+  parallel(N * slabs, grain, [&](int64_t first, int64_t last) {
     Band<T> band(op.H, op.W);
     for (int64_t task = first; task < last; ++task) {
       const int64_t n = task / slabs, slab = task % slabs;

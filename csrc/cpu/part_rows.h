@@ -122,10 +122,11 @@ struct CellSteps {
 // One axis of the geometry for x in [first, last].
 template <class A, bool kSlopes>
 static VECTOR_CLONES void locate_axis(Split<A> base, A a, int64_t size, int32_t step, int64_t first,
-                                      int64_t last, int32_t* cell, A* low, A* high, A* low_slope,
-                                      A* high_slope) {
-#pragma omp simd
-  for (int64_t x = first; x <= last; ++x) {
+                                      int64_t last, int32_t* __restrict__ cell, A* __restrict__ low,
+                                      A* __restrict__ high, A* __restrict__ low_slope,
+                                      A* __restrict__ high_slope) {
+#pragma GCC ivdep // "omp simd" would keep the structs in memory, and then vectorize nothing
+  for (int x = int(first); x <= int(last); ++x) {
     const AxisPoint<A> point = axis_point(add_product(base, a, A(x)));
     const bool in = inside(point, size);
     const AxisPoint<A> safe{in ? point.corner : A(0), in ? point.fraction : A(0)};

@@ -28,29 +28,30 @@ struct Capsule {
   A last;       // largest t: 1, or 0 where a = b; then all gradient goes to a
 };
 
+// Numbers beyond this make a capsule empty, as do half-axes below its inverse: up to here every q
+// is finite, and what has no weight in a sum cannot spoil it.
 template <class A>
-HD bool is_finite(A x) {
-  return x - x == A(0);
-}
+constexpr A kLargest = A(1e18);
 
-// False for a capsule that is empty: something not finite, or a half-axis that is not positive.
+// False for a capsule that is empty: a number that is NaN or too large, a half-axis not positive.
 template <class A>
 HD bool make_capsule(const A a[3], const A b[3], const A r[3], Capsule<A>& c) {
+  const A most = kLargest<A>;
   A e[3], length2 = 0;
   bool counts = true;
   for (int i = 0; i < 3; ++i) {
     c.a[i] = a[i], c.b[i] = b[i], c.inv[i] = A(1) / r[i];
     e[i] = (b[i] - a[i]) * c.inv[i];
     length2 += e[i] * e[i];
-    counts = counts && is_finite(a[i]) && is_finite(b[i]) && r[i] > A(0) && is_finite(r[i]) &&
-             is_finite(c.inv[i]);
+    counts = counts && a[i] >= -most && a[i] <= most && b[i] >= -most && b[i] <= most &&
+             r[i] > A(0) && r[i] <= most && c.inv[i] <= most;
   }
   const A tiny = A(1.1754943508222875e-38); // below, 1 / length2 could overflow
   c.last = length2 >= tiny ? A(1) : A(0);
   const A scale = length2 >= tiny ? A(1) / length2 : A(0);
   for (int i = 0; i < 3; ++i)
     c.along[i] = e[i] * scale;
-  return counts && is_finite(length2);
+  return counts && length2 - length2 == A(0); // |e|^2 may be infinite in float
 }
 
 // What the voxels of a row (y, z) have in common: w_a and w_b in y and z, and their share of t.

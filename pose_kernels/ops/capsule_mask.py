@@ -39,8 +39,8 @@ def capsule_mask(
         \left(\frac{v_i - (start_i + t\,(end_i - start_i))}{radius_i}\right)^2 \le 1.
 
     A segment of length zero is an ellipsoid. A capsule is empty when one of its numbers is not
-    finite or one of its half-axes is not positive. Capsules may lie partly or wholly outside the
-    volume.
+    finite (or beyond 1e18) or one of its half-axes is not positive (or below 1e-18). Capsules may
+    lie partly or wholly outside the volume.
 
     Args:
         start, end: ends of the segments (N, K, 3) in voxels, order (x, y, z), K >= 1; float32,

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ..checks import geometry_dtype
 
+LARGEST = 1e18  # numbers beyond this make a capsule empty
+
 
 def capsule_mask(
     start: Tensor,
@@ -72,9 +74,10 @@ def nearest_point(a: list[Tensor], b: list[Tensor], r: list[Tensor], v: Sequence
 
 def counts(start: Tensor, end: Tensor, radius: Tensor, part: Tensor, num_parts: int) -> Tensor:
     """(N, K) bool: not empty, and of one of the parts 0..P-1."""
-    finite = start.isfinite() & end.isfinite() & radius.isfinite() & (1 / radius).isfinite()
+    usable = (start.abs() <= LARGEST) & (end.abs() <= LARGEST)  # false for NaN
+    usable = usable & (radius > 0) & (radius <= LARGEST) & (1 / radius <= LARGEST)
     length2 = ((end - start) / radius).square().sum(-1)
-    full = (finite & (radius > 0)).all(-1) & length2.isfinite()
+    full = usable.all(-1) & length2.isfinite()
     return full & (part >= 0) & (part < num_parts)
 
 

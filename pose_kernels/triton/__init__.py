@@ -14,14 +14,16 @@ from typing import Any
 # Name of the dispatcher op -> module here that holds its launcher, under the same name and with
 # exactly the op's arguments.
 OPS = {
-    "heatmap": "heatmap",
-    "heatmap_backward": "heatmap",
-    "uv_splat": "uv_splat",
-    "uv_splat_backward": "uv_splat",
-    "uv_gather": "uv_gather",
     "capsule_mask": "capsule_mask",
     "capsule_soft_mask": "capsule_mask",
     "capsule_soft_mask_backward": "capsule_mask",
+    "heatmap": "heatmap",
+    "heatmap_backward": "heatmap",
+    "helmert_warp": "helmert_warp",
+    "helmert_warp_backward": "helmert_warp",
+    "uv_gather": "uv_gather",
+    "uv_splat": "uv_splat",
+    "uv_splat_backward": "uv_splat",
 }
 
 

@@ -21,8 +21,8 @@ BLOCK = 512
 
 
 @triton.jit
-def _finite(x):
-    return tl.abs(x) < float("inf")  # false for NaN
+def _usable(x):
+    return tl.abs(x) <= 1e18  # false for NaN
 
 
 @triton.jit
@@ -35,9 +35,9 @@ def _capsule(points, part, n, k, K, P):
     ix, iy, iz = 1 / rx, 1 / ry, 1 / rz
     ex, ey, ez = (bx - ax) * ix, (by - ay) * iy, (bz - az) * iz
     length2 = ex * ex + ey * ey + ez * ez
-    full = _finite(ax) & _finite(ay) & _finite(az) & _finite(bx) & _finite(by) & _finite(bz)
-    full = full & _finite(rx) & _finite(ry) & _finite(rz) & (rx > 0) & (ry > 0) & (rz > 0)
-    full = full & _finite(ix) & _finite(iy) & _finite(iz) & _finite(length2)
+    full = _usable(ax) & _usable(ay) & _usable(az) & _usable(bx) & _usable(by) & _usable(bz)
+    full = full & _usable(rx) & _usable(ry) & _usable(rz) & (rx > 0) & (ry > 0) & (rz > 0)
+    full = full & _usable(ix) & _usable(iy) & _usable(iz) & (length2 < float("inf"))
     which = tl.load(part + n * K + k)
     full = full & (which >= 0) & (which < P)
     last = tl.where(length2 >= 1.1754943508222875e-38, 1.0, 0.0).to(ax.dtype)

@@ -31,12 +31,12 @@ void fit_backward(const std::string& dtype, py::array grad, py::array source, py
                   py::array grad_weight) {
   with_geometry(dtype, [&](auto tag) {
     using T = decltype(tag);
-    cuda::helmert_fit_backward(
-        HelmertFitBackward<T>{source.shape(0), source.shape(1), data<const T>(grad),
-                              data<const T>(source), data<const T>(target), data<const T>(weight),
-                              scale, data<T>(grad_source), data<T>(grad_target),
-                              data<T>(grad_weight)},
-        nullptr);
+    cuda::helmert_fit_backward(HelmertFitBackward<T>{source.shape(0), source.shape(1),
+                                                     data<const T>(grad), data<const T>(source),
+                                                     data<const T>(target), data<const T>(weight),
+                                                     scale, data<T>(grad_source),
+                                                     data<T>(grad_target), data<T>(grad_weight)},
+                               nullptr);
   });
 }
 
