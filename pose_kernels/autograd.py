@@ -166,7 +166,10 @@ def _make_function(operator: Operator) -> type[torch.autograd.Function]:
             moved = operator._tangent(primals, results, named)
             if isinstance(moved, tuple):  # PyTorch takes no None for "does not move"
                 pairs = zip(moved, saved, strict=True)
-                moved = tuple(torch.zeros_like(y) if t is None else t for t, y in pairs)
+                moved = tuple(
+                    torch.zeros_like(y) if t is None and y.is_floating_point() else t
+                    for t, y in pairs
+                )
             return moved
 
         @staticmethod

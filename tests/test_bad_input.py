@@ -24,7 +24,11 @@ GATHER = {"atlas": atlas, "part": part, "uv": uv}
 points = torch.zeros(2, 5, 4, 3)
 FIT = {"source": points, "target": points, "weight": points[..., 0]}
 FILL = {"atlas": atlas, "weight": weight}
+volume, maps = torch.zeros(2, 3, 4, 5, 6), torch.zeros(2, 7, 3, 4)
+bits, dense = torch.zeros(2, 4, 5, 6, dtype=torch.int32), torch.zeros(2, 7, 4, 5, 6)
+WARP = {"volume": volume, "mask": bits, "transform": maps}
 floats = "must be float32, float64, float16 or bfloat16"
+kinds = "must be int32 bits (N, D, H, W), or floating or bool (N, P, D, H, W)"
 
 # op, correct arguments, the wrong one(s), the message
 ROWS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
@@ -98,6 +102,43 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("uv_splat", SPLAT, {"min_weight": "0"}, "min_weight must be a number of at least 0, got '0'"),
     ("push_pull", FILL, {"min_weight": -1}, "min_weight must be a number of at least 0, got -1"),
     ("push_pull", FILL, {"radius": -1}, "radius must be None or an int of at least 0, got -1"),
+    # helmert_warp
+    ("helmert_warp", WARP, {"volume": volume[0]}, "volume must be (N, C, D, H, W), got (3, 4, 5, 6) float32"),
+    ("helmert_warp", WARP, {"volume": volume[None]}, "volume must be (N, C, D, H, W), got (1, 2, 3, 4, 5, 6) float32"),
+    ("helmert_warp", WARP, {"volume": volume[:, :, :0]}, "volume must have 1 to 2^24 - 1 voxels a side, got (2, 3, 0, 5, 6) float32"),
+    ("helmert_warp", WARP, {"volume": volume[..., :0]}, "volume must have 1 to 2^24 - 1 voxels a side, got (2, 3, 4, 5, 0) float32"),
+    ("helmert_warp", WARP, {"volume": volume[..., :1, :1].expand(2, 3, 4, 1, 2**24)}, "volume must have 1 to 2^24 - 1 voxels a side, got (2, 3, 4, 1, 16777216) float32"),
+    ("helmert_warp", WARP, {"volume": volume.int()}, f"volume {floats}, got (2, 3, 4, 5, 6) int32"),
+    ("helmert_warp", WARP, {"volume": volume.bool()}, f"volume {floats}, got (2, 3, 4, 5, 6) bool"),
+    ("helmert_warp", WARP, {"volume": volume.to(torch.complex64)}, f"volume {floats}, got (2, 3, 4, 5, 6) complex64"),
+    ("helmert_warp", WARP, {"volume": volume.to_sparse()}, "volume must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    ("helmert_warp", WARP, {"transform": maps[0]}, "transform must be (N, P, 3, 4), got (7, 3, 4) float32"),
+    ("helmert_warp", WARP, {"transform": torch.zeros(2, 7, 4, 4)}, "transform must be (N, P, 3, 4) = (2, 7, 3, 4) as in volume, got (2, 7, 4, 4) float32"),
+    ("helmert_warp", WARP, {"transform": maps.transpose(2, 3)}, "transform must be (N, P, 3, 4) = (2, 7, 3, 4) as in volume, got (2, 7, 4, 3) float32"),
+    ("helmert_warp", WARP, {"transform": maps[:1]}, "transform must be (N, P, 3, 4) = (2, 7, 3, 4) as in volume, got (1, 7, 3, 4) float32"),
+    ("helmert_warp", WARP, {"transform": maps[:, :0]}, "transform must have 1 to 255 parts, got 0"),
+    ("helmert_warp", WARP, {"transform": torch.zeros(2, 256, 3, 4)}, "transform must have 1 to 255 parts, got 256"),
+    ("helmert_warp", WARP, {"transform": torch.zeros(2, 32, 3, 4)}, "mask must be floating, (N, P, D, H, W), for more than 31 parts: int32 has a bit for each of 31, transform has 32"),
+    ("helmert_warp", WARP, {"transform": maps.int()}, f"transform {floats}, got (2, 7, 3, 4) int32"),
+    ("helmert_warp", WARP, {"transform": maps.to(torch.complex128)}, f"transform {floats}, got (2, 7, 3, 4) complex128"),
+    ("helmert_warp", WARP, {"transform": maps.to("meta")}, "transform must be on cpu as volume is, got meta"),
+    ("helmert_warp", WARP, {"transform": maps.to_sparse()}, "transform must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    ("helmert_warp", WARP, {"mask": bits[0]}, "mask must be (N, D, H, W), got (4, 5, 6) int32"),
+    ("helmert_warp", WARP, {"mask": dense.int()}, "mask must be (N, D, H, W), got (2, 7, 4, 5, 6) int32"),
+    ("helmert_warp", WARP, {"mask": bits[:1]}, "mask must be (N, D, H, W) = (2, 4, 5, 6) as in volume, got (1, 4, 5, 6) int32"),
+    ("helmert_warp", WARP, {"mask": bits[..., :5]}, "mask must be (N, D, H, W) = (2, 4, 5, 6) as in volume, got (2, 4, 5, 5) int32"),
+    ("helmert_warp", WARP, {"mask": bits.float()}, "mask must be (N, P, D, H, W), got (2, 4, 5, 6) float32"),
+    ("helmert_warp", WARP, {"mask": bits.bool()}, "mask must be (N, P, D, H, W), got (2, 4, 5, 6) bool"),
+    ("helmert_warp", WARP, {"mask": dense[:, :6]}, "mask must be (N, P, D, H, W) = (2, 7, 4, 5, 6) as in volume, got (2, 6, 4, 5, 6) float32"),
+    ("helmert_warp", WARP, {"mask": dense[:, :, :3]}, "mask must be (N, P, D, H, W) = (2, 7, 4, 5, 6) as in volume, got (2, 7, 3, 5, 6) float32"),
+    ("helmert_warp", WARP, {"mask": dense[:, :6].bool()}, "mask must be (N, P, D, H, W) = (2, 7, 4, 5, 6) as in volume, got (2, 6, 4, 5, 6) bool"),
+    ("helmert_warp", WARP, {"mask": bits.long()}, f"mask {kinds}, got (2, 4, 5, 6) int64"),
+    ("helmert_warp", WARP, {"mask": bits.to(torch.uint8)}, f"mask {kinds}, got (2, 4, 5, 6) uint8"),
+    ("helmert_warp", WARP, {"mask": dense.to(torch.complex64)}, f"mask {kinds}, got (2, 7, 4, 5, 6) complex64"),
+    ("helmert_warp", WARP, {"mask": bits.to("meta")}, "mask must be on cpu as volume is, got meta"),
+    ("helmert_warp", WARP, {"mask": dense.to("meta")}, "mask must be on cpu as volume is, got meta"),
+    ("helmert_warp", WARP, {"mask": bits.to_sparse()}, "mask must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    ("helmert_warp", WARP, {"mask": dense.to_sparse()}, "mask must be a dense (strided) tensor, got layout torch.sparse_coo"),
 ]  # fmt: skip
 
 TYPE_ROWS = [
@@ -114,6 +155,9 @@ TYPE_ROWS = [
     ("push_pull", FILL, {"weight": None}, "weight must be a torch.Tensor, got NoneType None"),
     ("push_pull", FILL, {"radius": 1.5}, "radius must be None or an int, got float 1.5"),
     ("push_pull", FILL, {"radius": True}, "radius must be None or an int, got bool True"),
+    ("helmert_warp", WARP, {"volume": None}, "volume must be a torch.Tensor, got NoneType None"),
+    ("helmert_warp", WARP, {"mask": [1]}, "mask must be a torch.Tensor, got list [1]"),
+    ("helmert_warp", WARP, {"transform": "A"}, "transform must be a torch.Tensor, got str 'A'"),
 ]  # fmt: skip
 
 
@@ -140,7 +184,13 @@ def test_type_error(row):
 
 @pytest.mark.parametrize(
     ("name", "right"),
-    [("uv_splat", SPLAT), ("uv_gather", GATHER), ("push_pull", FILL), ("helmert_fit", FIT)],
+    [
+        ("uv_splat", SPLAT),
+        ("uv_gather", GATHER),
+        ("push_pull", FILL),
+        ("helmert_fit", FIT),
+        ("helmert_warp", WARP),
+    ],
 )
 def test_the_rows_are_wrong_in_one_thing_only(name, right):
     getattr(pk, name)(**right)
@@ -246,6 +296,31 @@ DIRECT = [
     ("uv_splat_backward", (atlas, None, None, part, uv, None, weight.half(), 0.0, True, False), "weight must be"),
     ("uv_splat_backward", (atlas, None, None, part[:, :4], uv, None, None, 0.0, True, False), "must agree"),
     ("uv_splat_backward", (atlas[:, :, :, :4], None, None, part, uv, None, None, 0.0, True, False), "grad_atlas must be"),
+    ("helmert_warp", (volume[0], bits, maps), "volume must be (N, C, D, H, W)"),
+    ("helmert_warp", (volume[:, :, :0], bits[:, :0], maps), "each at least 1"),
+    ("helmert_warp", (volume, bits, torch.zeros(2, 7, 4, 4)), "transform must be (N, P, 3, 4)"),
+    ("helmert_warp", (volume, bits, maps[:1]), "transform must be (N, P, 3, 4)"),
+    ("helmert_warp", (volume, bits, maps[:, :0]), "with 1 to 255 parts"),
+    ("helmert_warp", (volume, dense, torch.zeros(2, 256, 3, 4)), "with 1 to 255 parts"),
+    ("helmert_warp", (volume, bits, torch.zeros(2, 32, 3, 4)), "has bits for 31 parts"),
+    ("helmert_warp", (volume, bits, maps.double()), "transform must be float32"),
+    ("helmert_warp", (volume.to(f64), bits, maps), "float64 with float64 features"),
+    ("helmert_warp", (volume, bits.long(), maps), "mask must be int32, or float32"),
+    ("helmert_warp", (volume, dense.double(), maps), "mask must be int32, or float32"),
+    ("helmert_warp", (volume, dense.bool(), maps), "mask must be int32, or float32"),
+    ("helmert_warp", (volume, dense[:, :6], maps), "mask must be (N, D, H, W) int32 or (N, P, D, H, W)"),
+    ("helmert_warp", (volume, dense.int(), maps), "mask must be (N, D, H, W) int32 or (N, P, D, H, W)"),
+    ("helmert_warp", (volume, bits[:1], maps), "mask must be (N, D, H, W) int32 or (N, P, D, H, W)"),
+    ("helmert_warp", (volume, bits[..., :5], maps), "must agree in D, H and W"),
+    ("helmert_warp", (volume, dense[:, :, :3], maps), "must agree in D, H and W"),
+    ("helmert_warp", (volume.int(), bits, maps), "must be"),
+    ("helmert_warp_backward", (volume[0], volume, bits, maps, True, False, True), "grad must be (N, C, D, H, W)"),
+    ("helmert_warp_backward", (volume[:, :2], volume, bits, maps, True, False, True), "grad must have the shape of volume"),
+    ("helmert_warp_backward", (volume[:1], volume, bits, maps, True, False, True), "grad must have the shape of volume"),
+    ("helmert_warp_backward", (volume.half(), volume, bits, maps, True, False, True), "grad must have volume's dtype"),
+    ("helmert_warp_backward", (volume, volume, bits, maps, True, True, True), "an int32 mask has no gradient"),
+    ("helmert_warp_backward", (volume, volume, bits, maps[:1], True, False, True), "transform must be (N, P, 3, 4)"),
+    ("helmert_warp_backward", (volume, volume, dense[:, :6], maps, True, False, True), "mask must be"),
 ]  # fmt: skip
 
 
