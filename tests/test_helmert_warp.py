@@ -18,8 +18,10 @@ from torch import Tensor
 from volume import (
     Warp,
     dense_mask,
+    generator,
     masks,
     naive_warp,
+    pack,
     settled,
     transforms,
     unsure_removed,
@@ -249,6 +251,49 @@ def test_equals_the_naive_formulation(place, row, dtype):
             if dtype == torch.float32:
                 error = (actual.double().cpu() - expected).abs().max()
                 assert error <= 1e-5 * expected.abs().max(), name
+
+
+def dyadic(seed: int, dtype: torch.dtype) -> tuple[Inputs, Tensor]:
+    """Small integers, and maps of halves to eighths: every sum is exact, and ties abound."""
+    random = generator(seed)
+
+    def draw(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high + 1, shape, generator=random)
+
+    N, P, D, H, W = (int(draw(1, high)) for high in (2, 6, 5, 6, 9))
+    C = (1, 2, 5, 9, 17, 33)[int(draw(0, 5))]
+    maps = draw(-16, 16, N, P, 3, 4) / 2.0 ** float(draw(0, 3))
+    if seed % 3 == 0:
+        maps[..., :3] = torch.eye(3) * (1, -1, 0.5, 2)[int(draw(0, 3))]
+    elif seed % 3 == 1:
+        maps[..., :3] *= draw(0, 2, N, P, 3, 3) == 0
+    maps[..., 3] += torch.tensor([W, H, D]) // 2
+    inside = draw(0, 99, N, P, D, H, W) < (3, 30, 100)[int(draw(0, 2))]
+    soft = inside * draw(-2, 2, N, P, D, H, W)
+    volume = draw(-3, 3, N, C, D, H, W).to(dtype)
+    mask = pack(inside, stray=seed) if int(draw(0, 1)) else soft.to(dtype)
+    inputs = {"volume": volume, "mask": mask, "transform": maps.to(dtype)}
+    return inputs, draw(-3, 3, N, C, D, H, W).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_ties_and_kinks_bit_for_bit(place, dtype, last):
+    """Where arithmetic is exact, so are the winner, its cell, and every gradient."""
+    for seed in range(24):
+        inputs, g = dyadic(seed, dtype)
+        contract = TestFloats() if inputs["mask"].is_floating_point() else TestBits()
+        expected, expected_grads = contract.gradients(contract.expect, inputs, [g])
+        mask = dense_mask(inputs["mask"], inputs["transform"].shape[1])
+        naive = naive_warp(inputs["volume"].double(), mask, inputs["transform"])
+        torch.testing.assert_close(expected[0].double(), naive, rtol=1e-12, atol=1e-12)
+        given = move(inputs, place.device)
+        if last:
+            given["volume"], g = channels_last(given["volume"], 3), channels_last(g, 3)
+        got, grads = contract.gradients(contract.run, given, [g])
+        assert torch.equal(got[0].cpu(), expected[0]), seed
+        for name, grad in grads.items():
+            assert torch.equal(grad.cpu(), expected_grads[name]), f"{name} of seed {seed}"
 
 
 @pytest.mark.parametrize("contract", [TestBits, TestFloats])
