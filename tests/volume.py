@@ -187,7 +187,7 @@ def naive_warp(volume: Tensor, mask: Tensor, transform: Tensor) -> Tensor:
         grid = grid.where(transform[:, i].isfinite().all(-1).all(-1)[:, None, None, None, None], 9)
         m = mask[:, i, None]
         covered = torch.nn.functional.grid_sample((m != 0).to(grid), grid, align_corners=False) > 0
-        copy = (volume * m).where(m != 0, 0)
+        copy = volume * m
         value = torch.nn.functional.grid_sample(copy, grid, align_corners=False).where(covered, 0)
         best = value if best is None else torch.where(best >= value, best, value)
     return best
