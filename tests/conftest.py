@@ -67,8 +67,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "device" in metafunc.fixturenames:
         metafunc.parametrize("device", _devices(), indirect=True)
     if metafunc.cls is not None and hasattr(metafunc.cls, "parameters"):  # a contract
+        names = set(metafunc.fixturenames)
+        if {"case", "dtype"} <= names:  # together: not every case in every dtype
+            names = names - {"case", "dtype"} | {"case, dtype"}
         for name, (values, ids) in metafunc.cls.parameters().items():
-            if name in metafunc.fixturenames:
+            if name in names:
                 metafunc.parametrize(name, values, ids=ids)
 
 

@@ -47,6 +47,7 @@ class Contract(Gradients):
     # a value or a gradient may be off (of integers and booleans: the bits that may differ)
     bounds: Callable[[Inputs, list[Tensor], list[Tensor]], dict[str, Tensor]]
     CASES: list[Case]
+    in_every_dtype: int | None = None  # how many of CASES; the others in float32 only. None: all
     tame: Case  # tiny and away from kinks: what gradcheck gets
     collide: Case  # many float32 terms per sum: their order shows in the bits
     outputs: tuple[str, ...]
@@ -84,9 +85,17 @@ class Contract(Gradients):
         """Values and ids of the parameters that tests of the contract have."""
         cases, large = cls.CASES, cls.realistic
         formats = ["contiguous", *(["channels_last"] if cls.values else [])]
+        pairs = [
+            (case, dtype)
+            for i, case in enumerate(cases)
+            for dtype in cls.dtypes
+            if dtype == torch.float32 or cls.in_every_dtype is None or i < cls.in_every_dtype
+        ]
+        names = [f"{case.id}-{str(dtype).removeprefix('torch.')}" for case, dtype in pairs]
         return {
             "case": (cases, [case.id for case in cases]),
             "large": (large, [case.id for case in large]),
+            "case, dtype": (pairs, names),
             "dtype": (list(cls.dtypes), [str(d).removeprefix("torch.") for d in cls.dtypes]),
             "last": ([name == "channels_last" for name in formats], formats),
             "layout": (layouts := [*formats, "expanded", "sliced"], layouts),

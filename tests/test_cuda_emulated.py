@@ -2,8 +2,8 @@
 """The CUDA kernels, executed on the CPU: every .cu of csrc/cuda against the reference.
 
 Threads are fibers (tests/emulation), so barriers, shuffles and shared memory work as on a GPU. Each
-kernel is also run with its threads in other orders and must give the same bits, and once more under
-AddressSanitizer. What this cannot show is speed, and anything two blocks do to each other.
+kernel is also run with its threads in other orders and must give the same bits, and (where
+POSE_KERNELS_SLOW_TESTS=1) once more under AddressSanitizer. What this cannot show is speed, and anything two blocks do to each other.
 """
 
 from __future__ import annotations
@@ -381,6 +381,9 @@ class TestPushPull:
 
 
 @pytest.mark.skipif(builder.SANITIZE in os.environ, reason="this is the sanitized run")
+@pytest.mark.skipif(
+    "POSE_KERNELS_SLOW_TESTS" not in os.environ, reason="minutes: set POSE_KERNELS_SLOW_TESTS=1"
+)
 def test_no_access_out_of_bounds():
     """AddressSanitizer sees all loads and stores of the kernels, and tensors have redzones."""
     try:

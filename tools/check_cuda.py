@@ -51,7 +51,6 @@ def main():
         print(*nvcc)
         return
     environment = {**os.environ, "POSE_KERNELS_CUDA": "1"}
-    environment.pop("TORCH_CUDA_ARCH_LIST", None)  # every architecture, whatever is set here
     command = [sys.executable, "setup.py", "--quiet", "build_kernels", "--inplace"]
     if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
         sys.exit("check_cuda: the build failed")
