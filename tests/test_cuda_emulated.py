@@ -3,7 +3,8 @@
 
 Threads are fibers (tests/emulation), so barriers, shuffles and shared memory work as on a GPU. Each
 kernel is also run with its threads in other orders and must give the same bits, and (where
-POSE_KERNELS_SLOW_TESTS=1) once more under AddressSanitizer. What this cannot show is speed, and anything two blocks do to each other.
+POSE_KERNELS_SLOW_TESTS=1) once more under AddressSanitizer. What this cannot show is speed, and
+anything two blocks do to each other.
 """
 
 from __future__ import annotations

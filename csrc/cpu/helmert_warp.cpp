@@ -93,6 +93,8 @@ void warp_slab(const HelmertWarp<T>& op, int64_t n, int64_t z, int64_t c, int64_
   for (const Part<A>& part : parts)
     rows.push_back(part.rows(size, z));
   std::vector<int32_t> at, which;
+  const int64_t at_once = rows_at_once(size.x, width);
+  int64_t first = 0; // row of what is put together now
   for (int64_t y = 0; y < size.y; ++y) {
     const int64_t before = int64_t(which.size());
     std::fill(maxima.row.begin(), maxima.row.end(), -1);
@@ -113,17 +115,18 @@ void warp_slab(const HelmertWarp<T>& op, int64_t n, int64_t z, int64_t c, int64_
       include_zero(maxima, op.P, width, row_best);
     for (int64_t x = 0; maxima.count && x < size.x; ++x)
       if (maxima.row[x] >= 0) {
-        at.push_back(int32_t((interleaved ? 0 : y * size.x) + x));
+        at.push_back(int32_t((interleaved ? 0 : (y - first) * size.x) + x));
         which.push_back(int32_t(before) + maxima.row[x]);
       }
-    if (interleaved) {
-      writer.write({out.data + y * size.x * out.pixel, out.channel, out.pixel}, width, size.x, at,
-                   which, best.data(), width);
+    if (interleaved || y + 1 == size.y || y + 1 - first == at_once) {
+      if (interleaved)
+        first = y;
+      writer.write({out.data + first * size.x * out.pixel, out.channel, out.pixel}, width,
+                   (y + 1 - first) * size.x, at, which, best.data(), width);
       at.clear(), which.clear();
+      first = y + 1;
     }
   }
-  if (!interleaved)
-    writer.write(out, width, plane, at, which, best.data(), width);
 }
 
 // Channels [c, c + width) of samples [first, last); sources[n - first] are their rows.
@@ -167,6 +170,14 @@ void helmert_warp(const HelmertWarp<T>& op) {
         sources.push_back({op.volume.data + n * op.C * voxels, op.C, nullptr});
       return warp_samples(op, 0, op.N, 0, op.C, parts, sources);
     }
+    for (int64_t c = 0; op.C < kFewChannels && c < op.C; ++c) {
+      std::vector<Rows<const A>> sources;
+      for (int64_t n = 0; n < op.N; ++n)
+        sources.push_back({op.volume.data + (n * op.C + c) * voxels, 1, nullptr});
+      warp_samples(op, 0, op.N, c, 1, parts, sources);
+    }
+    if (op.C < kFewChannels)
+      return;
   }
   std::vector<Cover> covers(op.N);
   parallel(op.N, 1, [&](int64_t begin, int64_t end) {

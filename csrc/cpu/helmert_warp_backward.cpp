@@ -239,22 +239,26 @@ template <class T>
 void unpack(const HelmertWarpBackward<T>& op, const Cover& cover, int64_t n, int64_t c,
             int64_t width, const acc_t<T>* rows) {
   const int64_t plane = op.H * op.W, voxels = op.D * plane;
+  const int64_t rows_of_region = rows_at_once(op.W, width);
+  const int64_t regions = (op.H + rows_of_region - 1) / rows_of_region; // of a slab
   const Planes<T>& to = op.grad_volume;
-  parallel(op.D, 1, [&](int64_t begin, int64_t end) {
+  parallel(op.D * regions, 1, [&](int64_t begin, int64_t end) {
     RegionWriter<T> writer(op.N * op.C * voxels * int64_t(sizeof(T)));
     std::vector<int32_t> at, which;
-    for (int64_t z = begin; z < end; ++z) {
+    for (int64_t i = begin; i < end; ++i) {
       at.clear(), which.clear();
-      int64_t row = cover.dense ? z * plane
-                                : std::lower_bound(cover.voxels.begin(), cover.voxels.end(),
-                                                   int32_t(z * plane)) -
-                                      cover.voxels.begin() + 1;
-      for (; row < cover.rows && cover.voxel(row) < (z + 1) * plane; ++row) {
-        at.push_back(int32_t(cover.voxel(row) - z * plane));
+      const int64_t y = i % regions * rows_of_region, first = i / regions * plane + y * op.W;
+      const int64_t count = std::min(rows_of_region, op.H - y) * op.W;
+      int64_t row =
+          cover.dense ? first
+                      : std::lower_bound(cover.voxels.begin(), cover.voxels.end(), int32_t(first)) -
+                            cover.voxels.begin() + 1;
+      for (; row < cover.rows && cover.voxel(row) < first + count; ++row) {
+        at.push_back(int32_t(cover.voxel(row) - first));
         which.push_back(int32_t(row));
       }
-      const int64_t start = n * op.C * voxels + c * to.channel + z * plane * to.pixel;
-      writer.write({to.data + start, to.channel, to.pixel}, width, plane, at, which, rows, width);
+      const int64_t start = n * op.C * voxels + c * to.channel + first * to.pixel;
+      writer.write({to.data + start, to.channel, to.pixel}, width, count, at, which, rows, width);
     }
     stream_fence();
   });
@@ -277,9 +281,12 @@ void helmert_warp_backward(const HelmertWarpBackward<T>& op) {
   std::vector<Cover> covers(op.N);
   // In place: rows of channels that need no packing. Never where T is not what is summed in.
   const bool same = std::is_same_v<T, A>;
-  const bool values_in_place = same && (op.volume.pixel > 1 || op.C == 1);
+  const bool planes = same && op.C < kFewChannels && op.volume.pixel == 1 &&
+                      (!op.grad_volume.data || op.grad_volume.pixel == 1);
+  const bool values_in_place = same && (planes || op.volume.pixel > 1 || op.C == 1);
   const bool target_in_place =
-      same && op.grad_volume.data && (op.grad_volume.pixel > 1 || op.C == 1);
+      same && op.grad_volume.data && (planes || op.grad_volume.pixel > 1 || op.C == 1);
+  const int64_t channel = planes ? voxels : 1, pixel = planes ? 1 : op.C; // of what is in place
   const bool pack_values = !values_in_place;
   const bool pack_target = op.grad_volume.data && !target_in_place;
   parallel(op.N, 1, [&](int64_t begin, int64_t end) {
@@ -291,7 +298,7 @@ void helmert_warp_backward(const HelmertWarpBackward<T>& op) {
   });
   if (target_in_place)
     clear(reinterpret_cast<A*>(op.grad_volume.data), op.N * op.C * voxels);
-  Plan plan{op.N, op.C};
+  Plan plan{op.N, planes ? 1 : op.C};
   if (pack_values || pack_target)
     plan = plan_packing<T>(op, covers, int64_t(pack_values) + int64_t(pack_target));
   std::vector<double> transform(op.grad_transform ? op.N * op.P * 12 : 0, 0.0);
@@ -310,19 +317,20 @@ void helmert_warp_backward(const HelmertWarpBackward<T>& op) {
       int64_t at = 0;
       for (int64_t n = first; n < last; ++n) {
         const Cover& cover = covers[n];
-        Rows<const A> values{nullptr, op.C, nullptr};
-        Rows<A> target{nullptr, op.C, nullptr};
+        Rows<const A> values{nullptr, pixel, nullptr};
+        Rows<A> target{nullptr, pixel, nullptr};
         if (pack_values) {
           pack<T>({op.volume.data + n * op.C * voxels, op.volume.channel, op.volume.pixel}, cover,
                   c, width, value_rows.get() + at);
           values = {value_rows.get() + at, width, cover.slots()};
         } else if constexpr (std::is_same_v<T, A>) {
-          values.data = op.volume.data + n * op.C * voxels + c;
+          values.data = op.volume.data + n * op.C * voxels + c * channel;
         }
         if (pack_target)
           target = {target_rows.get() + at, width, cover.slots()};
         else if constexpr (std::is_same_v<T, A>)
-          target.data = target_in_place ? op.grad_volume.data + n * op.C * voxels + c : nullptr;
+          target.data =
+              target_in_place ? op.grad_volume.data + n * op.C * voxels + c * channel : nullptr;
         for (int64_t k = 0; k < width; k += lanes)
           pieces.push_back(
               {n,

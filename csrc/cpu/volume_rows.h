@@ -178,6 +178,14 @@ void pack(const Planes<const T>& volume, const Cover& cover, int64_t c, int64_t 
   });
 }
 
+// Rows of a slab that are put together at once: at most 2 MB of `width` channels.
+inline int64_t rows_at_once(int64_t W, int64_t width) {
+  return std::max<int64_t>(1, (1 << 19) / (W * std::max<int64_t>(width, 16)));
+}
+
+// Few channels are read plane by plane where they lie: packing would take more than they do.
+constexpr int64_t kFewChannels = 8;
+
 // How much of a volume is packed at a time.
 struct Plan {
   int64_t samples; // 1, or all
@@ -188,7 +196,8 @@ struct Plan {
 template <class T, class Op>
 Plan plan_packing(const Op& op, const std::vector<Cover>& covers, int64_t copies) {
   const int64_t voxels = size_of(op).voxels(), size = copies * int64_t(sizeof(acc_t<T>));
-  int64_t budget = std::max<int64_t>(op.N * op.C * voxels, 4 << 20), all = 0, most = 1;
+  // 8 MB for what else there is: lists of samples, rows on their way out.
+  int64_t budget = std::max<int64_t>(op.N * op.C * voxels - (8 << 20), 4 << 20), all = 0, most = 1;
   for (const Cover& cover : covers) {
     all += cover.rows, most = std::max(most, cover.rows);
     budget -= int64_t(cover.slot.size() + cover.voxels.size()) * 4;
