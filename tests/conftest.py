@@ -61,9 +61,15 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
+SLOW_TESTS = "POSE_KERNELS_SLOW_TESTS" in os.environ
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
-        metafunc.parametrize("place", _places(), ids=str, indirect=True)
+        places = _places()
+        if getattr(metafunc.cls, "slow_reference", False) and not SLOW_TESTS:
+            places = [place for place in places if place.backend != "reference"]
+        metafunc.parametrize("place", places, ids=str, indirect=True)
     if "device" in metafunc.fixturenames:
         metafunc.parametrize("device", _devices(), indirect=True)
     if metafunc.cls is not None and hasattr(metafunc.cls, "parameters"):  # a contract

@@ -47,6 +47,7 @@ class Contract(Gradients):
     # a value or a gradient may be off (of integers and booleans: the bits that may differ)
     bounds: Callable[[Inputs, list[Tensor], list[Tensor]], dict[str, Tensor]]
     CASES: list[Case]
+    slow_reference: bool = False  # the reference itself only where POSE_KERNELS_SLOW_TESTS=1
     in_every_dtype: int | None = None  # how many of CASES; the others in float32 only. None: all
     tame: Case  # tiny and away from kinks: what gradcheck gets
     collide: Case  # many float32 terms per sum: their order shows in the bits

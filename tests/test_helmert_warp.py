@@ -109,7 +109,7 @@ class Warped(Contract, Modes):
     reference = staticmethod(pk.reference.helmert_warp)
     bounds = staticmethod(warp_bounds)
     values, spatial, outputs = "volume", 3, ("warped",)
-    in_every_dtype = 4  # the reference takes a second for each
+    in_every_dtype, slow_reference = 2, True  # it takes a second for each, beside a kernel too
     kinds: list[str]
 
     def incoming(self, inputs: Inputs, outputs: list[Tensor]) -> list[Tensor]:
