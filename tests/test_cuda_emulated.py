@@ -2,18 +2,14 @@
 """The CUDA kernels, executed on the CPU: every .cu of csrc/cuda against the reference.
 
 Threads are fibers (tests/emulation), so barriers, shuffles and shared memory work as on a GPU. Each
-kernel is also run with its threads in other orders and must give the same bits, and (where
-POSE_KERNELS_SLOW_TESTS=1) once more under AddressSanitizer. What this cannot show is speed, and
+kernel is also run with its threads in other orders and must give the same bits, and, on request,
+under AddressSanitizer (test_cuda_emulated_sanitized.py). What this cannot show is speed, and
 anything two blocks do to each other.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -37,9 +33,6 @@ TOLERANCE = {
     torch.float16: 2e-3,
     torch.bfloat16: 1.6e-2,
 }
-
-
-SANITIZED = "dtypes and not float32 and not bfloat16"  # the tests that run under AddressSanitizer
 
 
 @pytest.fixture
@@ -379,24 +372,3 @@ class TestPushPull:
         assert kernels.push_pull(atlas, weight, 2).tolist() == [[[[3, 3, 3, 0]]]]
         ones = torch.ones_like(atlas)
         assert kernels.push_pull(ones, weight, adjoint=True).tolist() == [[[[4, 0, 0, 0]]]]
-
-
-@pytest.mark.skipif(builder.SANITIZE in os.environ, reason="this is the sanitized run")
-@pytest.mark.skipif(
-    "POSE_KERNELS_SLOW_TESTS" not in os.environ, reason="minutes: set POSE_KERNELS_SLOW_TESTS=1"
-)
-def test_no_access_out_of_bounds():
-    """AddressSanitizer sees all loads and stores of the kernels, and tensors have redzones."""
-    try:
-        libraries = builder.sanitizer_libraries()
-    except builder.CannotBuild as reason:
-        pytest.skip(f"the CUDA kernels cannot be emulated: {reason}")
-    if libraries is None:
-        pytest.skip("the compiler has no AddressSanitizer library")
-    options = {builder.SANITIZE: "1", "LD_PRELOAD": libraries, "ASAN_OPTIONS": "detect_leaks=0"}
-    environment = {**os.environ, **options}  # the leaks would be Python's own
-    files = map(str, sorted(Path(__file__).parent.glob("test_cuda_emulated*.py")))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", SANITIZED, *files]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    assert " passed" in done.stdout and " skipped" not in done.stdout.splitlines()[-1]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles every .cu for every architecture, links the library, and reads what ptxas said.
+"""Compiles every .cu for every architecture (or those of TORCH_CUDA_ARCH_LIST), links the library,
+and reads what ptxas said.
 
 Exits 1 when a kernel spills registers to memory or a compiler warns. Needs nvcc, no GPU.
 `--find` only tells whether there is an nvcc.
