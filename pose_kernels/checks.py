@@ -24,7 +24,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 class Axes:
     """Axis letters bound to sizes: the first tensor that names a letter decides its size.
 
-    >>> axes = Axes("image")
+    >>> axes = Axes()
     >>> axes.bind("image", torch.zeros(2, 3, 8, 8), "N C H W", "features")
     >>> axes.bind("part", torch.zeros(2, 8, 9, dtype=torch.uint8), "N H W", "integer")
     Traceback (most recent call last):
@@ -32,9 +32,10 @@ class Axes:
     ValueError: part must be (N, H, W) = (2, 8, 8) as in image, got (2, 8, 9) uint8
     """
 
-    def __init__(self, first: str) -> None:
-        self.first = first
+    def __init__(self) -> None:
         self.size: dict[str, int] = {}
+        self.named_by: dict[str, str] = {}
+        self.first: str | None = None
         self.device: torch.device | None = None
 
     def bind(self, name: str, value: object, letters: str, kind: str) -> None:
@@ -65,8 +66,8 @@ class Axes:
             raise ValueError(
                 f"{name} must be float32, float64, float16 or bfloat16, got {describe(value)}"
             )
-        if self.device is None:
-            self.device = value.device
+        if self.first is None:
+            self.first, self.device = name, value.device
         elif value.device != self.device:
             raise ValueError(
                 f"{name} must be on {self.device} as {self.first} is, got {value.device}"
@@ -74,11 +75,15 @@ class Axes:
         fits = True
         for axis, size in zip(axes, value.shape, strict=True):
             expected = int(axis) if axis.isdigit() else self.size.setdefault(axis, size)
+            self.named_by.setdefault(axis, name)
             fits = fits and expected == size
         if not fits:
             sizes = ", ".join(axis if axis.isdigit() else str(self.size[axis]) for axis in axes)
             matching = pretty if sizes == ", ".join(axes) else f"{pretty} = ({sizes})"
-            raise ValueError(f"{name} must be {matching} as in {self.first}, got {describe(value)}")
+            others = dict.fromkeys(self.named_by[axis] for axis in axes if not axis.isdigit())
+            others.pop(name, None)
+            source = f" as in {' and '.join(others)}" if others else ""
+            raise ValueError(f"{name} must be {matching}{source}, got {describe(value)}")
 
 
 def positive_int(name: str, value: object, most: int) -> None:

@@ -292,7 +292,7 @@ RIGHT = {
 floats = "must be float32, float64, float16 or bfloat16"
 ROWS = [
     ({"start": start[0]}, "start must be (N, K, 3), got (4, 3) float32"),
-    ({"start": torch.zeros(2, 4, 2)}, "start must be (N, K, 3) = (2, 4, 3) as in start, got (2, 4, 2) float32"),
+    ({"start": torch.zeros(2, 4, 2)}, "start must be (N, K, 3) = (2, 4, 3), got (2, 4, 2) float32"),
     ({"end": start[:1]}, "end must be (N, K, 3) = (2, 4, 3) as in start, got (1, 4, 3) float32"),
     ({"end": start[:, :3]}, "end must be (N, K, 3) = (2, 4, 3) as in start, got (2, 3, 3) float32"),
     ({"radius": radius[:, :3]}, "radius must be (N, K) = (2, 4) as in start, got (2, 3) float32"),

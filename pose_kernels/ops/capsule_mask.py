@@ -76,7 +76,7 @@ def capsule_mask(
     >>> capsule_mask(start, end, radius, part, size=(1, 1, 6), num_parts=3)  # bit 2 is 4
     tensor([[[[0, 4, 4, 4, 0, 0]]]], dtype=torch.int32)
     """
-    axes = Axes("start")
+    axes = Axes()
     axes.bind("start", start, "N K 3", "geometry")
     axes.bind("end", end, "N K 3", "geometry")
     per_axis = isinstance(radius, Tensor) and radius.dim() == 3
@@ -142,7 +142,7 @@ def _int32(part: Tensor) -> Tensor:
 
 def _check(start: Tensor, end: Tensor, radius: Tensor, part: Tensor) -> None:
     """What the fakes check; the wrapper has seen more."""
-    axes = Axes("start")
+    axes = Axes()
     axes.bind("start", start, "N K 3", "geometry")
     axes.bind("end", end, "N K 3", "geometry")
     axes.bind("radius", radius, "N K 3", "geometry")

@@ -71,7 +71,7 @@ def heatmap(
     tensor([[[[0., 0., 0.],
               [0., 1., 1.]]]])
     """
-    axes = Axes("points")
+    axes = Axes()
     axes.bind("points", points, "N J A", "geometry")
     _check_size(points, size)
     if valid is not None:

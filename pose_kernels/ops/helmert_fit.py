@@ -84,10 +84,10 @@ def helmert_fit(
 def check_pairs(source: object, target: object, weight: object) -> int:
     """The number of leading axes."""
     if not isinstance(source, Tensor) or source.dim() < 2:
-        Axes("source").bind("source", source, "... K 3", "geometry")
+        Axes().bind("source", source, "... K 3", "geometry")
     assert isinstance(source, Tensor)
     lead = "".join(f"L{i} " for i in range(source.dim() - 2))
-    axes = Axes("source")
+    axes = Axes()
     axes.bind("source", source, f"{lead}K 3", "geometry")
     axes.bind("target", target, f"{lead}K 3", "geometry")
     if weight is not None:

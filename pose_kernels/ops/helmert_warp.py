@@ -83,7 +83,7 @@ def _pack(mask: Tensor) -> Tensor:
 
 
 def check_warp(volume: object, mask: object, transform: object) -> None:
-    axes = Axes("volume")
+    axes = Axes()
     axes.bind("volume", volume, "N C D H W", "features")
     assert isinstance(volume, Tensor)
     if min(volume.shape[2:]) < 1 or max(volume.shape[2:]) >= 2**24:

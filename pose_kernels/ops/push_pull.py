@@ -69,10 +69,10 @@ def push_pull(
 def _flatten(atlas: object, weight: object) -> tuple[Tensor, Tensor]:
     """Check both and merge the leading axes: (M, C, H, W) and (M, H, W)."""
     if not isinstance(atlas, Tensor) or atlas.dim() < 3:
-        Axes("atlas").bind("atlas", atlas, "... C H W", "features")
+        Axes().bind("atlas", atlas, "... C H W", "features")
     assert isinstance(atlas, Tensor)
     lead = [f"L{i}" for i in range(atlas.dim() - 3)]
-    axes = Axes("atlas")
+    axes = Axes()
     axes.bind("atlas", atlas, " ".join([*lead, "C", "H", "W"]), "features")
     axes.bind("weight", weight, " ".join([*lead, "H", "W"]), "geometry")
     assert isinstance(weight, Tensor)

@@ -55,7 +55,7 @@ def uv_gather(atlas: Tensor, part: Tensor, uv: Tensor) -> Tensor:
 
 
 def check_surface_atlas(atlas: object, part: object, uv: object) -> None:
-    axes = Axes("atlas")
+    axes = Axes()
     axes.bind("atlas", atlas, "N P C S S", "features")
     if axes.size["P"] < 1 or axes.size["S"] < 1:
         raise ValueError(

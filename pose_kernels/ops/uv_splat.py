@@ -81,7 +81,7 @@ def uv_splat(
 
 
 def check_surface_image(image: object, part: object, uv: object) -> None:
-    axes = Axes("image")
+    axes = Axes()
     axes.bind("image", image, "N C H W", "features")
     axes.bind("part", part, "N H W", "integer")
     axes.bind("uv", uv, "N 2 H W", "geometry")
