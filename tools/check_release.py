@@ -89,8 +89,7 @@ def main():
         run(*pip, "--constraint", ROOT / "constraints.txt", f"{wheel}[test,triton]", cwd=folder)
 
         # The unpacked sdist without the package: only the installed one can be imported.
-        with tarfile.open(sdist) as archive:
-            archive.extractall(folder / "unpacked", filter="data")
+        shutil.unpack_archive(sdist, folder / "unpacked")
         (outside,) = (folder / "unpacked").iterdir()
         shutil.rmtree(outside / "pose_kernels")
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
