@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _module(command: str) -> ModuleType:
-    return import_module(f"pose_kernels.{command.replace('-', '_')}")
+    return import_module(f"pose_kernels.commands.{command.replace('-', '_')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,15 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="command")
     for name, purpose in _COMMANDS.items():
         command = commands.add_parser(name, help=purpose, description=purpose)
-        if name != "doctor" and name in argv[:1]:  # import only what will run
+        if name in argv[:1]:  # import only what will run
             _module(name).add_arguments(command)
     args = parser.parse_args(argv)
     try:
-        if args.command in (None, "doctor"):
-            from . import doctor
-
-            return doctor.main()
-        return _module(args.command).run(args)
+        return _module(args.command or "doctor").run(args)
     except (ValueError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

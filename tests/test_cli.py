@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pose_kernels import doctor, files, io, transfer
+from pose_kernels import files, io
 from pose_kernels.__main__ import main
-from pose_kernels.report import FILES
+from pose_kernels.commands import doctor, transfer
+from pose_kernels.commands.transfer_report import FILES
 
 HEIGHT, WIDTH = 40, 30
 
@@ -308,7 +309,7 @@ def test_unknown_command(capsys):
 
 @pytest.mark.parametrize("argv", [[], ["doctor"]])
 def test_the_doctor_is_the_default(argv, monkeypatch):
-    monkeypatch.setattr(doctor, "main", lambda: 7)
+    monkeypatch.setattr(doctor, "run", lambda args: 7)
     assert main(argv) == 7
 
 

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from poses import NAMES, metric, placed_poses
 
-from pose_kernels import backends, repose_report, repose_volume
+from pose_kernels import backends, repose_volume
 from pose_kernels.__main__ import main
 from pose_kernels.clip import load_clip, place_in_frame
+from pose_kernels.commands import repose_report
 from pose_kernels.skeleton import PARTS, body_parts, part_transforms
 
 

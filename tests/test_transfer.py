@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import pose_kernels as pk
-from pose_kernels import io, metrics, report, silhouette
+from pose_kernels import io, metrics, silhouette
+from pose_kernels.commands import transfer_report as report
 from pose_kernels.io import IUV
 from pose_kernels.person import render_person
 from pose_kernels.transfer import BACKGROUND, default_radius, paint, transfer_texture

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import __version__, io, metrics, panel, silhouette
-from .io import IUV
-from .transfer import BACKGROUND, Transfer
+from .. import __version__, io, metrics, panel, silhouette
+from ..io import IUV
+from ..transfer import BACKGROUND, Transfer
 
 FILES = (
     "partial_atlas.png",

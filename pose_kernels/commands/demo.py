@@ -17,14 +17,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from . import __version__, comparison, io, panel, report, repose_report
-from .body import joints
-from .clip import place_in_frame
-from .files import open_folder, write_files
-from .io import IUV
-from .person import POSES, Rendering, render_person
-from .repose_volume import Repose, repose_volume
-from .transfer import Stage, Transfer, transfer_texture
+from .. import __version__, io, panel
+from ..body import joints
+from ..clip import place_in_frame
+from ..files import open_folder, write_files
+from ..io import IUV
+from ..person import POSES, Rendering, render_person
+from ..repose_volume import Repose, repose_volume
+from ..transfer import Stage, Transfer, transfer_texture
+from . import comparison, repose_report, transfer_report
 
 SOURCE, TARGET = "stand", "walk"
 _SIZES = (16, 1024)  # of --size; at 1024 the atlas alone is 300 MB
@@ -64,11 +65,13 @@ def run(args: argparse.Namespace) -> int:
     source = _timed(f'draw "{SOURCE}"', note, lambda: _draw(SOURCE, args.identity, size, device))
     target = _timed(f'draw "{TARGET}"', note, lambda: _draw(TARGET, args.identity, size, device))
     result = _transfer(source, target, size)
-    scores = report.score(result, target.image, None, source.image, IUV(source.part, source.uv))
+    scores = transfer_report.score(
+        result, target.image, None, source.image, IUV(source.part, source.uv)
+    )
     files = _timed(
         "write", f"to {args.out}", lambda: _write(args.out, source, target, result, scores)
     )
-    print(report.summary(result, scores))
+    print(transfer_report.summary(result, scores))
 
     print(f'\nvolume of 65 x 65 x 33 voxels from "{SOURCE}" to "{TARGET}", timed at a second call')
     reposed = _repose(device)

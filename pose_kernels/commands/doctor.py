@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import platform
@@ -15,11 +16,15 @@ from torch import Tensor
 
 import pose_kernels as pk
 
-from . import backends
-from .autograd import OPERATORS
+from .. import backends
+from ..autograd import OPERATORS
 
 
-def main() -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """It has none."""
+
+
+def run(args: argparse.Namespace) -> int:
     """Print the report; 0 when the self test passed on every device, 1 when it did not."""
     print("pose_kernels doctor - paste this into an issue\n")
     _versions()

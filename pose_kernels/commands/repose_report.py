@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import __version__, io, panel
-from .ops.capsule_mask import capsule_mask
-from .repose_volume import COLORS, Repose
-from .skeleton import PARTS, VOXEL, BodyParts
+from .. import __version__, io, panel
+from ..ops.capsule_mask import capsule_mask
+from ..repose_volume import COLORS, Repose
+from ..skeleton import PARTS, VOXEL, BodyParts
 
 FILES = ("masks.png", "repose.png", "repose.json")
 VIEWS = ("front", "side")
