@@ -39,12 +39,12 @@ def _start(center, extent, size):
 
 @triton.jit
 def _window(center, crop, H, W, size):
-    """x0, y0, and whether the crop has any: all scalars."""
+    """x0, y0 and the window's side: size, or 0 where the center is not finite. All scalars."""
     x, y = tl.load(center + 2 * crop), tl.load(center + 2 * crop + 1)
     valid = (tl.abs(x) < float("inf")) & (tl.abs(y) < float("inf"))  # false for NaN
     x0 = _start(tl.where(valid, x, 0.0), W, size)
     y0 = _start(tl.where(valid, y, 0.0), H, size)
-    return x0, y0, valid
+    return x0, y0, tl.where(valid, size, 0)
 
 
 @triton.jit
@@ -65,9 +65,9 @@ def _region_crop(
 ):
     crop = tl.cast(tl.program_id(0) // programs, tl.int64)
     part = tl.program_id(0) % programs
-    x0, y0, finite = _window(center, crop, H, W, size)
+    x0, y0, side = _window(center, crop, H, W, size)
     if part == 0:
-        tl.store(valid + crop, finite.to(tl.int8))
+        tl.store(valid + crop, (side > 0).to(tl.int8))
     run = tl.cast(size, INDEX) * across
     length = run * size * planes
     i = tl.cast(part, INDEX) * BLOCK + tl.arange(0, BLOCK)
@@ -76,7 +76,7 @@ def _region_crop(
     line = (crop // K * planes + plane) * H + y0 + y
     source = (line * W + x0) * across + element
     within = i < length
-    color = tl.load(image + source, mask=within & finite, other=0)
+    color = tl.load(image + source, mask=within & (y < side), other=0)
     tl.store(crops + crop * length + i, color, mask=within)
 
 
@@ -105,13 +105,14 @@ def _region_crop_backward(
     within = i < length
     run = tl.cast(size, tl.int64) * across
     total = tl.zeros((BLOCK,), SUM)
-    for k in range(K):
-        crop = n * K + k
-        x0, y0, finite = _window(center, crop, H, W, size)
+    crop = n * K
+    while crop < (n + 1) * K:  # the interpreter has no range() of a number that came as argument
+        x0, y0, side = _window(center, crop, H, W, size)
         column, line = element - x0 * across, y - y0
-        inside = (column >= 0) & (column < run) & (line >= 0) & (line < size)
+        inside = (column >= 0) & (column < run) & (line >= 0) & (line < side)
         at = ((crop * planes + plane) * size + line) * run + column
-        total += tl.load(grad + at, mask=inside & within & finite, other=0).to(SUM)
+        total += tl.load(grad + at, mask=inside & within, other=0).to(SUM)
+        crop += 1
     tl.store(grad_image + n * length + i, total, mask=within)
 
 
