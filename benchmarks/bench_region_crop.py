@@ -67,8 +67,8 @@ def inputs(case: CropCase, device: str, seed: int = 0) -> dict[str, Tensor]:
     return {"image": image, "center": center.to(device)}
 
 
-def reference(case: CropCase, image: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
-    return pk.reference.region_crop(image, center, case.size)
+def reference(case: CropCase, image: Tensor, center: Tensor) -> tuple[Tensor]:
+    return pk.reference.region_crop(image, center, case.size)[:1]
 
 
 def corners(case: CropCase, center: Tensor) -> Tensor:
@@ -130,8 +130,8 @@ def kornia(case: CropCase, image: Tensor, center: Tensor) -> tuple[Tensor]:
 
 
 def providers(case: CropCase, device: str) -> list[Provider]:
-    def pose_kernels(image: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
-        return pk.region_crop(image, center, case.size)
+    def pose_kernels(image: Tensor, center: Tensor) -> tuple[Tensor]:
+        return pk.region_crop(image, center, case.size)[:1]
 
     def bound(function):
         return lambda image, center: function(case, image, center)
