@@ -19,6 +19,7 @@ from .ops.heatmap import heatmap
 from .ops.helmert_fit import helmert_fit
 from .ops.helmert_warp import helmert_warp
 from .ops.push_pull import push_pull
+from .ops.region_crop import region_crop
 from .ops.uv_gather import uv_gather
 from .ops.uv_splat import uv_splat
 from .skeleton import body_parts, part_transforms
@@ -37,6 +38,7 @@ __all__ = [
     "part_transforms",
     "push_pull",
     "reference",
+    "region_crop",
     "use_backend",
     "uv_gather",
     "uv_splat",

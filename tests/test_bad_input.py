@@ -27,6 +27,8 @@ FILL = {"atlas": atlas, "weight": weight}
 volume, maps = torch.zeros(2, 3, 4, 5, 6), torch.zeros(2, 7, 3, 4)
 bits, dense = torch.zeros(2, 4, 5, 6, dtype=torch.int32), torch.zeros(2, 7, 4, 5, 6)
 WARP = {"volume": volume, "mask": bits, "transform": maps}
+spots = torch.zeros(2, 4, 2)
+CROP = {"image": image, "center": spots, "size": 5}
 floats = "must be float32, float64, float16 or bfloat16"
 kinds = "must be int32 bits (N, D, H, W), or floating or bool (N, P, D, H, W)"
 
@@ -139,6 +141,25 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("helmert_warp", WARP, {"mask": dense.to("meta")}, "mask must be on cpu as volume is, got meta"),
     ("helmert_warp", WARP, {"mask": bits.to_sparse()}, "mask must be a dense (strided) tensor, got layout torch.sparse_coo"),
     ("helmert_warp", WARP, {"mask": dense.to_sparse()}, "mask must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    ("region_crop", CROP, {"image": image[0]}, "image must be (N, C, H, W), got (3, 8, 9) float32"),
+    ("region_crop", CROP, {"image": image.to(torch.uint8)}, f"image {floats}, got (2, 3, 8, 9) uint8"),
+    ("region_crop", CROP, {"image": image.bool()}, f"image {floats}, got (2, 3, 8, 9) bool"),
+    ("region_crop", CROP, {"image": image.to(torch.complex64)}, f"image {floats}, got (2, 3, 8, 9) complex64"),
+    ("region_crop", CROP, {"image": image.to_sparse()}, "image must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    ("region_crop", CROP, {"center": spots[0]}, "center must be (N, K, 2), got (4, 2) float32"),
+    ("region_crop", CROP, {"center": torch.zeros(2, 4, 3)}, "center must be (N, K, 2) = (2, 4, 2) as in image, got (2, 4, 3) float32"),
+    ("region_crop", CROP, {"center": spots[:1]}, "center must be (N, K, 2) = (2, 4, 2) as in image, got (1, 4, 2) float32"),
+    ("region_crop", CROP, {"center": spots[:, :0]}, "center must have at least one point an image, got (2, 0, 2) float32"),
+    ("region_crop", CROP, {"center": spots.int()}, f"center {floats}, got (2, 4, 2) int32"),
+    ("region_crop", CROP, {"center": spots.to("meta")}, "center must be on cpu as image is, got meta"),
+    ("region_crop", CROP, {"center": spots.to_sparse()}, "center must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    ("region_crop", CROP, {"size": 9}, "size must be at most the sides of image, (2, 3, 8, 9) float32, got 9"),
+    ("region_crop", CROP, {"size": 2**40}, "size must be at most 2147483647, got 1099511627776"),
+    ("region_crop", CROP, {"size": 0}, "size must be an int of at least 1, got 0"),
+    ("region_crop", CROP, {"size": 5.0}, "size must be an int of at least 1, got 5.0"),
+    ("region_crop", CROP, {"size": True}, "size must be an int of at least 1, got True"),
+    ("region_crop", CROP, {"size": (5, 5)}, "size must be an int of at least 1, got (5, 5)"),
+    ("region_crop", CROP, {"image": image[..., :0, :]}, "size must be at most the sides of image, (2, 3, 0, 9) float32, got 5"),
 ]  # fmt: skip
 
 TYPE_ROWS = [
@@ -157,6 +178,8 @@ TYPE_ROWS = [
     ("push_pull", FILL, {"radius": True}, "radius must be None or an int, got bool True"),
     ("helmert_warp", WARP, {"volume": None}, "volume must be a torch.Tensor, got NoneType None"),
     ("helmert_warp", WARP, {"mask": [1]}, "mask must be a torch.Tensor, got list [1]"),
+    ("region_crop", CROP, {"image": None}, "image must be a torch.Tensor, got NoneType None"),
+    ("region_crop", CROP, {"center": [[1.0, 2.0]]}, "center must be a torch.Tensor, got list [[1.0, 2.0]]"),
     ("helmert_warp", WARP, {"transform": "A"}, "transform must be a torch.Tensor, got str 'A'"),
 ]  # fmt: skip
 
@@ -190,6 +213,7 @@ def test_type_error(row):
         ("push_pull", FILL),
         ("helmert_fit", FIT),
         ("helmert_warp", WARP),
+        ("region_crop", CROP),
     ],
 )
 def test_the_rows_are_wrong_in_one_thing_only(name, right):
@@ -320,6 +344,21 @@ DIRECT = [
     ("helmert_warp_backward", (volume.half(), volume, bits, maps, True, False, True), "grad must have volume's dtype"),
     ("helmert_warp_backward", (volume, volume, bits, maps, True, True, True), "an int32 mask has no gradient"),
     ("helmert_warp_backward", (volume, volume, bits, maps[:1], True, False, True), "transform must be (N, P, 3, 4)"),
+    ("region_crop", (image[0], spots, 5), "image must be (N, C, H, W)"),
+    ("region_crop", (image, spots[0], 5), "center must be (N, K, 2)"),
+    ("region_crop", (image, spots[:, :0], 5), "K at least 1"),
+    ("region_crop", (image, torch.zeros(2, 4, 3), 5), "center must be (N, K, 2)"),
+    ("region_crop", (image, spots[:1], 5), "must agree in N"),
+    ("region_crop", (image, spots.half(), 5), "center must be float32 or float64"),
+    ("region_crop", (image.int(), spots, 5), "must be float32, float64"),
+    ("region_crop", (image, spots, 0), "size must be 1 to the sides"),
+    ("region_crop", (image, spots, 9), "size must be 1 to the sides"),
+    ("region_crop_backward", (image, spots, 8, 9), "grad must be (N, K, C, s, s)"),
+    ("region_crop_backward", (atlas[..., :4], spots, 8, 9), "grad must be (N, K, C, s, s)"),
+    ("region_crop_backward", (atlas, spots[:, :3], 8, 9), "must agree in K"),
+    ("region_crop_backward", (atlas, spots[:1], 8, 9), "must agree in N"),
+    ("region_crop_backward", (atlas.int(), spots, 8, 9), "must be float32, float64"),
+    ("region_crop_backward", (atlas, spots, 4, 9), "size must be 1 to the sides"),
     ("helmert_warp_backward", (volume, volume, dense[:, :6], maps, True, False, True), "mask must be"),
 ]  # fmt: skip
 

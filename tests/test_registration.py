@@ -37,6 +37,10 @@ SCHEMAS = {
     "-> (Tensor grad_volume, Tensor grad_mask, Tensor grad_transform)",
     "push_pull": "pose_kernels::push_pull(Tensor atlas, Tensor weight, SymInt radius, "
     "float min_weight, bool adjoint) -> Tensor",
+    "region_crop": "pose_kernels::region_crop(Tensor image, Tensor center, SymInt size) "
+    "-> (Tensor crops, Tensor valid)",
+    "region_crop_backward": "pose_kernels::region_crop_backward(Tensor grad, Tensor center, "
+    "SymInt height, SymInt width) -> Tensor",
     "capsule_mask": "pose_kernels::capsule_mask(Tensor start, Tensor end, Tensor radius, "
     "Tensor part, SymInt[] size, SymInt num_parts, bool packed) -> Tensor",
     "capsule_soft_mask": "pose_kernels::capsule_soft_mask(Tensor start, Tensor end, "
@@ -50,8 +54,8 @@ has = torch._C._dispatch_has_kernel_for_dispatch_key
 
 def test_public_names_are_frozen():
     ops = [
-        "capsule_mask", "heatmap", "helmert_fit", "helmert_warp", "push_pull", "uv_gather",
-        "uv_splat",
+        "capsule_mask", "heatmap", "helmert_fit", "helmert_warp", "push_pull", "region_crop",
+        "uv_gather", "uv_splat",
     ]  # fmt: skip
     assert sorted(pk.reference.__all__) == ops
     rest = ["__version__", "body_parts", "part_transforms", "reference", "use_backend"]

@@ -10,6 +10,7 @@ from .heatmap import heatmap
 from .helmert_fit import helmert_fit
 from .helmert_warp import helmert_warp
 from .push_pull import push_pull
+from .region_crop import region_crop
 from .uv_gather import uv_gather
 from .uv_splat import uv_splat
 
@@ -19,6 +20,7 @@ __all__ = [
     "helmert_fit",
     "helmert_warp",
     "push_pull",
+    "region_crop",
     "uv_gather",
     "uv_splat",
 ]

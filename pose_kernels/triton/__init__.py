@@ -21,6 +21,8 @@ OPS = {
     "heatmap_backward": "heatmap",
     "helmert_warp": "helmert_warp",
     "helmert_warp_backward": "helmert_warp",
+    "region_crop": "region_crop",
+    "region_crop_backward": "region_crop",
     "uv_gather": "uv_gather",
     "uv_splat": "uv_splat",
     "uv_splat_backward": "uv_splat",
