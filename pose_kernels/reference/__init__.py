@@ -9,6 +9,7 @@ from .capsule_mask import capsule_mask
 from .heatmap import heatmap
 from .helmert_fit import helmert_fit
 from .helmert_warp import helmert_warp
+from .mesh_raster import mesh_raster
 from .push_pull import push_pull
 from .uv_gather import uv_gather
 from .uv_splat import uv_splat
@@ -18,6 +19,7 @@ __all__ = [
     "heatmap",
     "helmert_fit",
     "helmert_warp",
+    "mesh_raster",
     "push_pull",
     "uv_gather",
     "uv_splat",
