@@ -116,29 +116,30 @@ def _finish(
 
 
 def obvious(case: MeshCase, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Every pixel against every face, some faces at a time, and the least depth."""
+    """Face by face, each in its own box, against a depth buffer."""
     corner = vertices.double()[:, faces]  # (N, F, 3, 3)
-    N, F = corner.shape[:2]
-    line = torch.arange(case.S, dtype=torch.float64, device=vertices.device)
-    x, y = line.repeat(case.S), line.repeat_interleave(case.S)
-    best = x.new_full((N, case.S**2), math.inf, dtype=torch.float32)
-    face = torch.full_like(best, -1, dtype=torch.int64)
-    step = max(1, 2**22 // (N * case.S**2))
-    for f in range(0, F, step):
-        some = corner[:, f : f + step, None]
-        e = _edges(some, x, y)  # (N, step, S S)
-        positive = (e[0] >= 0) & (e[1] >= 0) & (e[2] >= 0)
-        negative = (e[0] <= 0) & (e[1] <= 0) & (e[2] <= 0)
-        area = _edges(some[:, :, 0], some[:, :, 0, 0, 0], some[:, :, 0, 0, 1])[0][..., None]
-        z = some[..., 2]
-        slopes = (z[..., 1:] - z[..., :1]) / area[..., None]
-        depth = z[..., 0] + (e[1] * slopes[..., 0] + e[2] * slopes[..., 1])
-        depth = depth.float().where((positive | negative) & (area != 0), math.inf)
-        nearest, which = depth.min(1)
-        closer = nearest < best
-        best = nearest.where(closer, best)
-        face = (which + f).where(closer, face)
-    return _finish(case, corner, face, vertices.dtype)
+    N, S = len(corner), case.S
+    depth = torch.full((N, S, S), math.inf, device=vertices.device)
+    face = torch.full((N, S, S), -1, device=vertices.device)
+    low = corner[..., :2].amin(2).ceil().clamp(min=0).int().tolist()
+    high = corner[..., :2].amax(2).floor().clamp(max=S - 1).int().tolist()
+    line = torch.arange(S, dtype=torch.float64, device=vertices.device)
+    for n in range(N):
+        for f, ((x0, y0), (x1, y1)) in enumerate(zip(low[n], high[n], strict=True)):
+            if x0 > x1 or y0 > y1:
+                continue
+            own = corner[n, f]
+            area = _edges(own, own[0, 0], own[0, 1])[0]
+            e = _edges(own, line[x0 : x1 + 1], line[y0 : y1 + 1, None])
+            least, most = torch.minimum(e[0], e[1]), torch.maximum(e[0], e[1])
+            inside = (torch.minimum(least, e[2]) >= 0) | (torch.maximum(most, e[2]) <= 0)
+            w1, w2 = (own[1:, 2] - own[0, 2]) / area
+            z = (own[0, 2] + (e[1] * w1 + e[2] * w2)).float()
+            box = n, slice(y0, y1 + 1), slice(x0, x1 + 1)
+            closer = inside & (area != 0) & (z < depth[box])
+            depth[box] = z.where(closer, depth[box])
+            face[box] = torch.where(closer, f, face[box])
+    return _finish(case, corner, face.flatten(1), vertices.dtype)
 
 
 def boxes(case: MeshCase, vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,14 +178,19 @@ def providers(case: MeshCase, device: str) -> list[Provider]:
     def pose_kernels(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
         return pk.mesh_raster(vertices, faces, (case.S, case.S))
 
-    found = [*ours("mesh_raster", pose_kernels, device)]
-    if case.S <= 256:  # beyond that it takes minutes
-        found.append(Provider("all pairs", "eager", lambda *t: obvious(case, *t)))
-    found.append(Provider("boxes", "smart", lambda *t: boxes(case, *t), synchronizes=True))
-    found.append(
-        Provider("the reference", "smart", lambda *t: reference(case, *t), synchronizes=True)
-    )
-    return found
+    calls = {"face by face": obvious, "boxes": boxes, "the reference": reference}
+    return [
+        *ours("mesh_raster", pose_kernels, device),
+        *(
+            Provider(
+                name,
+                "eager" if name == "face by face" else "smart",
+                lambda *t, call=call: call(case, *t),
+                synchronizes=True,
+            )
+            for name, call in calls.items()
+        ),
+    ]
 
 
 def coordinate_range(case: MeshCase) -> int:
