@@ -8,9 +8,10 @@
 // tiles of 32 x 8 pixels. A third reads the keys and writes faces and barycentrics. The minimum is
 // the same in any order, so the result is the same bits every time.
 //
-// Traffic for 8 x 256^2 and 13,778 faces: 4 MB of keys filled, two atomics a covered pixel, and 16
-// + 4 bytes a pixel read and written at the end, 17 MB in all: 4 us at 4.3 TB/s. The 0.1 million
-// faces at 36 bytes of vertices from L2 and ~100 operations in double are about as long on an H100.
+// Traffic for 8 x 256^2 and 13,778 faces: 4 MB of keys filled, two atomics a covered pixel, and 8
+// bytes a pixel read and 16 written at the end, 17 MB in all, 4 us at 4.3 TB/s. Setting up 0.1
+// million faces, 36 bytes from L2 and ~60 operations in double each, should take about as long
+// where doubles run at half rate, and some ten times that where they run at 1/64.
 #include "../ops/mesh_raster.h"
 #include "warp.h"
 
