@@ -40,6 +40,7 @@ MODULES = {
     "helmert_warp": "benchmarks.bench_helmert_warp",
     "heatmap": "benchmarks.bench_heatmap",
     "region_crop": "benchmarks.bench_region_crop",
+    "mesh_raster": "benchmarks.bench_mesh_raster",
 }
 DIRECTIONS = ("forward", "backward", "both")
 KINDS = ("ours", "eager", "smart", "compiled", "peer")

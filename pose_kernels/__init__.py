@@ -18,6 +18,8 @@ from .ops.capsule_mask import capsule_mask
 from .ops.heatmap import heatmap
 from .ops.helmert_fit import helmert_fit
 from .ops.helmert_warp import helmert_warp
+from .ops.mesh_flow import mesh_flow
+from .ops.mesh_raster import mesh_raster
 from .ops.push_pull import push_pull
 from .ops.region_crop import region_crop
 from .ops.uv_gather import uv_gather
@@ -35,6 +37,8 @@ __all__ = [
     "heatmap",
     "helmert_fit",
     "helmert_warp",
+    "mesh_flow",
+    "mesh_raster",
     "part_transforms",
     "push_pull",
     "reference",

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m pose_kernels [transfer | repose-volume | demo | doctor]``; alone, the doctor."""
+"""``python -m pose_kernels [transfer | repose-volume | mesh-flow | demo | doctor]``.
+
+Alone, the doctor.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import NoReturn
 _COMMANDS = {
     "transfer": "lift the texture of a photo onto the body atlas and paint it into another pose",
     "repose-volume": "move a volume, part by part, from one 3D pose of a clip to another",
+    "mesh-flow": "appearance flow and visibility between two views of a mesh, with pictures",
     "demo": "both on a built-in person: no downloads, quality and speed in a table",
     "doctor": "what is installed, which kernels run where, and why (the default)",
 }

@@ -42,7 +42,9 @@ def test_quick_start_runs(tmp_path):
     assert "torch.Size([1, 3, 256, 256])" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["checks", *(f"ops.{op}" for op in pk.reference.__all__)])
+@pytest.mark.parametrize(
+    "module", ["checks", "ops.mesh_flow", *(f"ops.{op}" for op in pk.reference.__all__)]
+)
 def test_docstring_examples(module):
     loaded = importlib.import_module(f"pose_kernels.{module}")
     tests = doctest.DocTestFinder().find(loaded, extraglobs={"torch": torch})

@@ -35,6 +35,8 @@ SCHEMAS = {
     "helmert_warp_backward": "pose_kernels::helmert_warp_backward(Tensor grad, Tensor volume, "
     "Tensor mask, Tensor transform, bool need_volume, bool need_mask, bool need_transform) "
     "-> (Tensor grad_volume, Tensor grad_mask, Tensor grad_transform)",
+    "mesh_raster": "pose_kernels::mesh_raster(Tensor vertices, Tensor faces, SymInt[] size) "
+    "-> (Tensor face, Tensor bary)",
     "push_pull": "pose_kernels::push_pull(Tensor atlas, Tensor weight, SymInt radius, "
     "float min_weight, bool adjoint) -> Tensor",
     "region_crop": "pose_kernels::region_crop(Tensor image, Tensor center, SymInt size) "
@@ -54,11 +56,11 @@ has = torch._C._dispatch_has_kernel_for_dispatch_key
 
 def test_public_names_are_frozen():
     ops = [
-        "capsule_mask", "heatmap", "helmert_fit", "helmert_warp", "push_pull", "region_crop",
-        "uv_gather", "uv_splat",
+        "capsule_mask", "heatmap", "helmert_fit", "helmert_warp", "mesh_raster", "push_pull",
+        "region_crop", "uv_gather", "uv_splat",
     ]  # fmt: skip
     assert sorted(pk.reference.__all__) == ops
-    rest = ["__version__", "body_parts", "part_transforms", "reference", "use_backend"]
+    rest = ["__version__", "body_parts", "mesh_flow", "part_transforms", "reference", "use_backend"]
     assert sorted(pk.__all__) == sorted(ops + rest)
     assert all(getattr(pk, name) is not None for name in pk.__all__)
     assert all(getattr(pk.reference, name).__doc__ for name in pk.reference.__all__)

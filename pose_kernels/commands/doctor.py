@@ -142,6 +142,7 @@ def _volume(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         fits = ops.helmert_fit(moved.reshape(2, 3, 2, 3), start.reshape(2, 3, 2, 3))
         warped = ops.helmert_warp(volume, mask, fits)
         maps = ops.heatmap(start, (10, 11, 12), 1.5)
+        drawn = ops.mesh_raster(start, torch.arange(6, device=device).view(2, 3), (10, 11))
         (gradient,) = torch.autograd.grad(warped.square().sum(), volume)
-        results.append((mask, fits, warped, maps, gradient))
+        results.append((mask, fits, warped, maps, *drawn, gradient))
     return zip(*results, strict=True)

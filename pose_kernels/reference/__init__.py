@@ -9,6 +9,7 @@ from .capsule_mask import capsule_mask
 from .heatmap import heatmap
 from .helmert_fit import helmert_fit
 from .helmert_warp import helmert_warp
+from .mesh_raster import mesh_raster
 from .push_pull import push_pull
 from .region_crop import region_crop
 from .uv_gather import uv_gather
@@ -19,6 +20,7 @@ __all__ = [
     "heatmap",
     "helmert_fit",
     "helmert_warp",
+    "mesh_raster",
     "push_pull",
     "region_crop",
     "uv_gather",
