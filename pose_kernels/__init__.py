@@ -20,6 +20,7 @@ from .ops.helmert_fit import helmert_fit
 from .ops.helmert_warp import helmert_warp
 from .ops.push_pull import push_pull
 from .ops.uv_gather import uv_gather
+from .ops.uv_raster import uv_raster
 from .ops.uv_splat import uv_splat
 from .skeleton import body_parts, part_transforms
 
@@ -39,5 +40,6 @@ __all__ = [
     "reference",
     "use_backend",
     "uv_gather",
+    "uv_raster",
     "uv_splat",
 ]

@@ -11,6 +11,7 @@ from .helmert_fit import helmert_fit
 from .helmert_warp import helmert_warp
 from .push_pull import push_pull
 from .uv_gather import uv_gather
+from .uv_raster import uv_raster
 from .uv_splat import uv_splat
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "helmert_warp",
     "push_pull",
     "uv_gather",
+    "uv_raster",
     "uv_splat",
 ]

@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0
+// uv_raster on the CPU.
+//
+//   1. Sort the cells of four pixels that hold a triangle, and the pixels without one, by tile, in
+//      pixel order (counting sort, in parallel). A record is 8 bytes: its pixel and its texel rows.
+//   2. One task per band of a tile: as many texel rows as fit the cache with a few channels. It
+//      draws its triangles in order, 16 texels at a time, then the splats of the lonely pixels,
+//      divides, and writes its rows once, past the cache. Rows that nothing touches are zeros.
+// A task owns its texels and adds in pixel order: the same bits for any number of threads.
+
+#include "../ops/uv_raster.h"
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "memory.h"
+#include "parallel.h"
+
+namespace pose_kernels::cpu {
+namespace {
+
+constexpr int kLanes = 16;          // texels drawn at once
+constexpr int64_t kAtOnce = 8;      // planes summed at once
+constexpr int64_t kBand = 96 << 10; // bytes of sums that a task works on
+constexpr int64_t kSortRows = 16;   // pixel rows sorted by one task
+
+struct Record {
+  int32_t pixel;        // y W + x, of pixel e of a cell, or of a lonely pixel
+  uint16_t first, last; // texel rows
+};
+
+// Cells of tile t: records[begin[2t] .. begin[2t+1]); lonely pixels: up to begin[2t+2].
+struct Partition {
+  std::unique_ptr<Record[]> records;
+  std::vector<int64_t> begin;
+};
+
+template <class A>
+Record record_of(const SurfaceGrid<A>& grid, int64_t n, int64_t y, int64_t x, int standing) {
+  Record record{int32_t(y * grid.W + x), 65535, 0};
+  if (standing == kLonely) {
+    TilePoint<A> point;
+    const A* uv = grid.uv + n * 2 * grid.H * grid.W + record.pixel;
+    if (tile_point(uv[0], uv[grid.H * grid.W], grid.S, point)) {
+      record.first = uint16_t(point.y0);
+      record.last = uint16_t(point.y0 + point.dy);
+    }
+    return record;
+  }
+  for (int which = 0; which < 2; ++which) {
+    Triangle t;
+    if (standing >> which & 1 && grid.triangle(n, y, x - 1, which, t)) {
+      record.first = std::min(record.first, uint16_t(t.y0));
+      record.last = std::max(record.last, uint16_t(t.y1));
+    }
+  }
+  return record;
+}
+
+template <class T>
+Partition partition(const UvRaster<T>& op) {
+  const auto grid = op.grid();
+  const int64_t pixels = op.H * op.W, chunks = (op.H + kSortRows - 1) / kSortRows;
+  const int64_t bins = 2 * op.P;
+  std::vector<int64_t> next(op.N * chunks * bins, 0); // counts, then positions
+  std::unique_ptr<uint8_t[]> standing(new uint8_t[op.N * pixels]);
+
+  auto rows = [&](int64_t job, auto&& visit) {
+    const int64_t n = job / chunks, first = job % chunks * kSortRows;
+    for (int64_t y = first; y < std::min(first + kSortRows, op.H); ++y)
+      for (int64_t x = 0; x < op.W; ++x)
+        visit(n, y, x, standing[n * pixels + y * op.W + x]);
+  };
+  auto bin_of = [&](int64_t n, int64_t y, int64_t x, int what) {
+    const int part = part_at(op.part, n * pixels + y * op.W + x, int(op.P));
+    return 2 * (part - 1) + int(what == kLonely);
+  };
+  parallel(op.N * chunks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t job = begin; job < end; ++job)
+      rows(job, [&](int64_t n, int64_t y, int64_t x, uint8_t& what) {
+        what = uint8_t(grid.standing(n, y, x));
+        if (what != kNothing)
+          ++next[job * bins + bin_of(n, y, x, what)];
+      });
+  });
+
+  Partition sorted;
+  sorted.begin.resize(op.N * bins + 1);
+  int64_t total = 0;
+  for (int64_t n = 0; n < op.N; ++n)
+    for (int64_t i = 0; i < bins; ++i) {
+      sorted.begin[n * bins + i] = total;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        int64_t& position = next[(n * chunks + chunk) * bins + i];
+        const int64_t count = position;
+        position = total;
+        total += count;
+      }
+    }
+  sorted.begin[op.N * bins] = total;
+  sorted.records.reset(new Record[total]);
+  parallel(op.N * chunks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t job = begin; job < end; ++job)
+      rows(job, [&](int64_t n, int64_t y, int64_t x, uint8_t what) {
+        if (what != kNothing)
+          sorted.records[next[job * bins + bin_of(n, y, x, what)]++] =
+              record_of(grid, n, y, x, what);
+      });
+  });
+  return sorted;
+}
+
+// What one task works on: rows first .. last of a tile, `channels` channels from `channel` on. Sums
+// have room beyond a row for a block that begins in it.
+template <class T>
+struct Band {
+  using A = acc_t<T>;
+  int64_t first, last, channel, channels, stride, plane;
+  bool channels_last;
+  std::vector<A> weight; // [rows, stride]
+  std::vector<A> sum;    // [channels, rows, stride], or [rows, stride, channels]
+  std::vector<uint8_t> touched;
+  std::vector<A> color; // [3, channels]
+  std::vector<T> line;  // one row on its way out
+
+  void clear(int64_t rows) {
+    plane = rows * stride;
+    weight.assign(plane, A(0));
+    sum.assign(plane * channels, A(0));
+    touched.assign(rows, 0);
+    color.resize(3 * channels);
+  }
+};
+
+// Adds the colors of a triangle on rows first .. last.
+template <class A, bool kChannelsLast>
+VECTOR_CLONES void draw(const Triangle& t, int first, int last, const A* color, int64_t channels,
+                        A* weight, A* sum, int64_t stride, int64_t plane) {
+  for (int y = first; y <= last;
+       ++y, weight += stride, sum += kChannelsLast ? stride * channels : stride) {
+    const double dy = y - t.y, fx_dy = t.fx * dy, ex_dy = t.ex * dy;
+    for (int x = t.x0; x <= t.x1; x += kLanes) {
+      A w0[kLanes], w1[kLanes], w2[kLanes], one[kLanes];
+      const double left = x - t.x;
+      for (int j = 0; j < kLanes; ++j) {
+        const double dx = left + j;
+        const double b = (dx * t.fy - fx_dy) * t.inverse, c = (ex_dy - dx * t.ey) * t.inverse;
+        const double a = 1 - b - c;
+        const double least = a < b ? (a < c ? a : c) : (b < c ? b : c);
+        one[j] = least >= kLeastWeight ? A(1) : A(0);
+        w0[j] = A(a);
+        w1[j] = A(b);
+        w2[j] = A(c);
+      }
+      for (int j = 0; j < kLanes; ++j)
+        weight[x + j] += one[j];
+      if (kChannelsLast) {
+        for (int j = 0; j < kLanes; ++j) {
+          if (one[j] == A(0))
+            continue;
+          A* at = sum + (x + j) * channels;
+          const A u = w0[j], v = w1[j], w = w2[j];
+          for (int64_t c = 0; c < channels; ++c)
+            at[c] += u * color[c] + v * color[channels + c] + w * color[2 * channels + c];
+        }
+      } else {
+        for (int64_t c = 0; c < channels; ++c) {
+          A* at = sum + c * plane + x;
+          const A c0 = color[c], c1 = color[channels + c], c2 = color[2 * channels + c];
+          for (int j = 0; j < kLanes; ++j) {
+            const A value = w0[j] * c0 + w1[j] * c1 + w2[j] * c2;
+            at[j] += one[j] != A(0) ? value : A(0); // not 0 times what may be infinite
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+VECTOR_CLONES void divide(const acc_t<T>* sum, const acc_t<T>* weight, int64_t count, T* to) {
+  for (int64_t i = 0; i < count; ++i) {
+    const acc_t<T> mean = sum[i] / weight[i];
+    to[i] = narrow<T>(weight[i] > acc_t<T>(0) ? mean : acc_t<T>(0));
+  }
+}
+
+template <class T>
+VECTOR_CLONES void divide_last(const acc_t<T>* sum, const acc_t<T>* weight, int64_t count,
+                               int64_t channels, T* to) {
+  for (int64_t i = 0; i < count; ++i, sum += channels, to += channels) {
+    const acc_t<T> w = weight[i];
+    for (int64_t c = 0; c < channels; ++c) {
+      const acc_t<T> mean = sum[c] / w;
+      to[c] = narrow<T>(w > acc_t<T>(0) ? mean : acc_t<T>(0));
+    }
+  }
+}
+
+template <class T>
+void draw_cell(const UvRaster<T>& op, int64_t n, const Record& record, Band<T>& band) {
+  using A = acc_t<T>;
+  const int64_t y = record.pixel / op.W, x = record.pixel % op.W - 1;
+  const T* image = op.image.data + n * op.C * op.H * op.W + band.channel * op.image.channel;
+  const int64_t corner[2][3] = {{y * op.W + x, y * op.W + x + 1, (y + 1) * op.W + x},
+                                {y * op.W + x + 1, (y + 1) * op.W + x + 1, (y + 1) * op.W + x}};
+  const auto grid = op.grid();
+  for (int which = 0; which < 2; ++which) {
+    Triangle t;
+    if (!grid.triangle(n, y, x, which, t))
+      continue;
+    const int first = std::max(t.y0, int(band.first)), last = std::min(t.y1, int(band.last));
+    if (first > last)
+      continue;
+    for (int i = 0; i < 3; ++i)
+      for (int64_t c = 0; c < band.channels; ++c)
+        band.color[i * band.channels + c] =
+            widen(image[corner[which][i] * op.image.pixel + c * op.image.channel]);
+    const int64_t row = first - band.first;
+    std::fill(&band.touched[row], &band.touched[row] + last - first + 1, uint8_t(1));
+    A* weight = band.weight.data() + row * band.stride;
+    if (band.channels_last)
+      draw<A, true>(t, first, last, band.color.data(), band.channels, weight,
+                    band.sum.data() + row * band.stride * band.channels, band.stride, band.plane);
+    else
+      draw<A, false>(t, first, last, band.color.data(), band.channels, weight,
+                     band.sum.data() + row * band.stride, band.stride, band.plane);
+  }
+}
+
+// Where no triangle covers a texel, its weight counts -D.
+template <class T>
+void splat_pixel(const UvRaster<T>& op, int64_t n, const Record& record, Band<T>& band) {
+  using A = acc_t<T>;
+  const A* uv = op.uv + n * 2 * op.H * op.W + record.pixel;
+  const T* color = op.image.data + n * op.C * op.H * op.W + band.channel * op.image.channel +
+                   record.pixel * op.image.pixel;
+  TilePoint<A> point;
+  if (!tile_point(uv[0], uv[op.H * op.W], int(op.S), point))
+    return;
+  A w[4];
+  corner_weights(point.ax, point.ay, w);
+  for (int k = 0; k < 4; ++k) {
+    const int64_t row = point.y0 + k / 2 * point.dy - band.first;
+    if (row < 0 || row > band.last - band.first)
+      continue;
+    const int64_t q = row * band.stride + point.x0 + k % 2 * point.dx;
+    if (band.weight[q] > A(0))
+      continue;
+    band.touched[row] = 1;
+    band.weight[q] -= w[k];
+    for (int64_t c = 0; c < band.channels; ++c)
+      band.sum[band.channels_last ? q * band.channels + c : c * band.plane + q] +=
+          w[k] * widen(color[c * op.image.channel]);
+  }
+}
+
+template <class T>
+void write_out(void* to, const T* line, int64_t count, bool streamed) {
+  if (streamed)
+    stream(to, line, count * int64_t(sizeof(T)));
+  else
+    memcpy(to, line, count * sizeof(T));
+}
+
+inline void write_zeros(void* to, int64_t bytes, bool streamed) {
+  if (streamed)
+    stream_zeros(to, bytes);
+  else
+    memset(to, 0, bytes);
+}
+
+// The finished rows: weights once, with the first channels.
+template <class T>
+void finish(const UvRaster<T>& op, int64_t tile, Band<T>& band, bool streamed,
+            bool weight_streamed) {
+  using A = acc_t<T>;
+  const int64_t S = op.S, wide = band.channels_last ? S * op.C : S;
+  band.line.resize(std::max<int64_t>(1, wide));
+  for (int64_t row = 0; row <= band.last - band.first; ++row) {
+    const int64_t y = band.first + row;
+    A* weight = band.weight.data() + row * band.stride;
+    if (band.touched[row])
+      for (int64_t x = 0; x < S; ++x)
+        weight[x] = raster_weight(weight[x]);
+    if (band.channel == 0) {
+      A* to = op.weight + (tile * S + y) * S;
+      if (band.touched[row])
+        write_out(to, weight, S, weight_streamed);
+      else
+        write_zeros(to, S * int64_t(sizeof(A)), weight_streamed);
+    }
+    if (band.channels_last) {
+      T* to = op.atlas.data + (tile * S + y) * S * op.C;
+      if (!band.touched[row]) {
+        write_zeros(to, wide * int64_t(sizeof(T)), streamed);
+        continue;
+      }
+      divide_last(band.sum.data() + row * band.stride * op.C, weight, S, op.C, band.line.data());
+      write_out(to, band.line.data(), wide, streamed);
+    } else {
+      for (int64_t c = 0; c < band.channels; ++c) {
+        T* to = op.atlas.data + ((tile * op.C + band.channel + c) * S + y) * S;
+        if (!band.touched[row]) {
+          write_zeros(to, S * int64_t(sizeof(T)), streamed);
+          continue;
+        }
+        divide(band.sum.data() + c * band.plane + row * band.stride, weight, S, band.line.data());
+        write_out(to, band.line.data(), S, streamed);
+      }
+    }
+  }
+}
+
+} // namespace
+
+template <class T>
+void uv_raster(const UvRaster<T>& op) {
+  using A = acc_t<T>;
+  const Partition sorted = partition(op);
+  const int64_t S = op.S, tiles = op.N * op.P;
+  const bool last = op.atlas.pixel > 1;
+  const int64_t at_once = last ? op.C : std::min(op.C, kAtOnce);
+  const int64_t row_bytes = (S + kLanes) * (at_once + 1) * int64_t(sizeof(A));
+  const int64_t rows = std::clamp<int64_t>(kBand / row_bytes, 1, S);
+  const int64_t bands = (S + rows - 1) / rows;
+  const int64_t piece = S * int64_t(sizeof(T)) * (last ? op.C : 1);
+  const bool streamed = can_stream(piece, tiles * S * S * op.C * int64_t(sizeof(T)));
+  const bool weight_streamed =
+      can_stream(S * int64_t(sizeof(A)), tiles * S * S * int64_t(sizeof(A)));
+  parallel(tiles * bands, 1, [&](int64_t begin, int64_t end) {
+    Band<T> band;
+    band.stride = S + kLanes;
+    band.channels_last = last;
+    for (int64_t job = begin; job < end; ++job) {
+      const int64_t tile = job / bands, n = tile / op.P;
+      band.first = job % bands * rows;
+      band.last = std::min(band.first + rows, S) - 1;
+      const auto within = [&](const Record& r) {
+        return r.first <= band.last && r.last >= band.first;
+      };
+      band.channel = 0;
+      do {
+        band.channels = std::min(at_once, op.C - band.channel);
+        band.clear(rows);
+        for (int64_t i = sorted.begin[2 * tile]; i < sorted.begin[2 * tile + 1]; ++i)
+          if (within(sorted.records[i]))
+            draw_cell(op, n, sorted.records[i], band);
+        for (int64_t i = sorted.begin[2 * tile + 1]; i < sorted.begin[2 * tile + 2]; ++i)
+          if (within(sorted.records[i]))
+            splat_pixel(op, n, sorted.records[i], band);
+        finish(op, tile, band, streamed, weight_streamed);
+        band.channel += band.channels;
+      } while (band.channel < op.C);
+    }
+    stream_fence();
+  });
+}
+
+template void uv_raster(const UvRaster<float>&);
+template void uv_raster(const UvRaster<double>&);
+template void uv_raster(const UvRaster<float16>&);
+template void uv_raster(const UvRaster<bfloat16>&);
+
+} // namespace pose_kernels::cpu
