@@ -36,7 +36,7 @@ def test_same_pose_returns_the_photo():
     assert (result.image[:, ~body] == BACKGROUND).all()
     assert torch.equal(result.covered(), body) and torch.equal(result.covered(1), body)
     assert result.partial.shape == result.atlas.shape == (24, 3, 256, 256)
-    assert [stage.name for stage in result.stages] == ["splat", "fill", "gather"]
+    assert [stage.name for stage in result.stages] == ["raster", "fill", "gather"]
     assert {stage.backend for stage in result.stages} == {pk.backends.chosen("uv_splat", "cpu")}
 
 

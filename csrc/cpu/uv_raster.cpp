@@ -4,7 +4,7 @@
 //   1. Sort the cells of four pixels that hold a triangle, and the pixels without one, by tile, in
 //      pixel order (counting sort, in parallel). A record is 8 bytes: its pixel and its texel rows.
 //   2. One task per band of a tile: as many texel rows as fit the cache with a few channels. It
-//      draws its triangles in order, 16 texels at a time, then the splats of the lonely pixels,
+//      draws its triangles in order, row by row, then the splats of the lonely pixels,
 //      divides, and writes its rows once, past the cache. Rows that nothing touches are zeros.
 // A task owns its texels and adds in pixel order: the same bits for any number of threads.
 
@@ -12,10 +12,12 @@
 
 #include <algorithm>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "memory.h"
 #include "parallel.h"
+#include "triangle_rows.h"
 
 namespace pose_kernels::cpu {
 namespace {
@@ -117,63 +119,92 @@ template <class T>
 struct Band {
   using A = acc_t<T>;
   int64_t first, last, channel, channels, stride, plane;
-  bool channels_last;
+  bool channels_last, opened, splatted;
   std::vector<A> weight; // [rows, stride]
   std::vector<A> sum;    // [channels, rows, stride], or [rows, stride, channels]
   std::vector<uint8_t> touched;
   std::vector<A> color; // [3, channels]
   std::vector<T> line;  // one row on its way out
 
-  void clear(int64_t rows) {
-    plane = rows * stride;
+  // Something falls on it: sums from 0 on.
+  void open() {
+    if (opened)
+      return;
+    opened = true;
+    plane = (last - first + 1) * stride;
     weight.assign(plane, A(0));
     sum.assign(plane * channels, A(0));
-    touched.assign(rows, 0);
+    touched.assign(last - first + 1, 0);
     color.resize(3 * channels);
   }
 };
 
-// Adds the colors of a triangle on rows first .. last.
-template <class A, bool kChannelsLast>
-VECTOR_CLONES void draw(const Triangle& t, int first, int last, const A* color, int64_t channels,
-                        A* weight, A* sum, int64_t stride, int64_t plane) {
-  for (int y = first; y <= last;
-       ++y, weight += stride, sum += kChannelsLast ? stride * channels : stride) {
-    const double dy = y - t.y, fx_dy = t.fx * dy, ex_dy = t.ex * dy;
-    for (int x = t.x0; x <= t.x1; x += kLanes) {
-      A w0[kLanes], w1[kLanes], w2[kLanes], one[kLanes];
-      const double left = x - t.x;
-      for (int j = 0; j < kLanes; ++j) {
-        const double dx = left + j;
-        const double b = (dx * t.fy - fx_dy) * t.inverse, c = (ex_dy - dx * t.ey) * t.inverse;
-        const double a = 1 - b - c;
-        const double least = a < b ? (a < c ? a : c) : (b < c ? b : c);
-        one[j] = least >= kLeastWeight ? A(1) : A(0);
-        w0[j] = A(a);
-        w1[j] = A(b);
-        w2[j] = A(c);
+// All bits of `count` texels, then none.
+template <class A>
+ALWAYS_INLINE auto first_texels(int count) {
+  using Bits = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+  constexpr int L = kTexels<A>;
+  alignas(32) static const Bits edge[2 * L] = {
+      -1, -1, -1, -1, L > 4 ? -1 : 0, L > 4 ? -1 : 0, L > 4 ? -1 : 0, L > 4 ? -1 : 0};
+  return load<Bits, L>(edge + L - (count < L ? count : L));
+}
+
+// `value` where the bits are set, 0 elsewhere, whatever it is there.
+template <class V, class Bits>
+ALWAYS_INLINE V only(V value, Bits bits) {
+  return (V)((Bits)value & bits);
+}
+
+// Adds a triangle to rows first .. last. color[c]: of its three vertices, planes of `stride` texels
+// a row.
+template <class A>
+VECTOR_CLONES void draw(const Triangle& t, int S, int first, int last, const A* color,
+                        int64_t channels, A* weight, A* sum, int64_t stride, int64_t plane) {
+  constexpr int L = kTexels<A>;
+  const TriangleRows rows(t, S);
+  texels_t<A> steps;
+  for (int j = 0; j < L; ++j)
+    steps[j] = A(j);
+  TriangleRow row;
+  for (int y = first; y <= last; ++y, weight += stride, sum += stride) {
+    if (!rows.at(y, row))
+      continue;
+    const A w0 = A(row.w[0]), w1 = A(row.w[1]), w2 = A(row.w[2]);
+    const bool one = row.count == 1; // its slope may be anything
+    const A s0 = one ? A(0) : A(rows.slope[0]), s1 = one ? A(0) : A(rows.slope[1]),
+            s2 = one ? A(0) : A(rows.slope[2]);
+    for (int j = 0; j < row.count; j += L) {
+      const auto bits = first_texels<A>(row.count - j);
+      const texels_t<A> along = steps + A(j);
+      A* at = weight + row.first + j;
+      store(at, load<A, L>(at) + only(texels_t<A>{} + A(1), bits));
+      const texels_t<A> v0 = w0 + s0 * along, v1 = w1 + s1 * along, v2 = w2 + s2 * along;
+      at = sum + row.first + j;
+      for (int64_t c = 0; c < channels; ++c, at += plane) {
+        const A* k = color + 3 * c;
+        store(at, load<A, L>(at) + only(v0 * k[0] + v1 * k[1] + v2 * k[2], bits));
       }
-      for (int j = 0; j < kLanes; ++j)
-        weight[x + j] += one[j];
-      if (kChannelsLast) {
-        for (int j = 0; j < kLanes; ++j) {
-          if (one[j] == A(0))
-            continue;
-          A* at = sum + (x + j) * channels;
-          const A u = w0[j], v = w1[j], w = w2[j];
-          for (int64_t c = 0; c < channels; ++c)
-            at[c] += u * color[c] + v * color[channels + c] + w * color[2 * channels + c];
-        }
-      } else {
-        for (int64_t c = 0; c < channels; ++c) {
-          A* at = sum + c * plane + x;
-          const A c0 = color[c], c1 = color[channels + c], c2 = color[2 * channels + c];
-          for (int j = 0; j < kLanes; ++j) {
-            const A value = w0[j] * c0 + w1[j] * c1 + w2[j] * c2;
-            at[j] += one[j] != A(0) ? value : A(0); // not 0 times what may be infinite
-          }
-        }
-      }
+    }
+  }
+}
+
+// The same to sums [stride, channels] a row.
+template <class A>
+VECTOR_CLONES void draw_last(const Triangle& t, int S, int first, int last, const A* color,
+                             int64_t channels, A* weight, A* sum, int64_t stride) {
+  const TriangleRows rows(t, S);
+  TriangleRow row;
+  for (int y = first; y <= last; ++y, weight += stride, sum += stride * channels) {
+    if (!rows.at(y, row))
+      continue;
+    for (int x = row.first; x < row.first + row.count; ++x) {
+      t.weights(x, y, row.w);
+      const A w0 = A(row.w[0]), w1 = A(row.w[1]), w2 = A(row.w[2]);
+      weight[x] += A(1);
+      A* at = sum + x * channels;
+#pragma omp simd
+      for (int64_t c = 0; c < channels; ++c)
+        at[c] += w0 * color[c] + w1 * color[channels + c] + w2 * color[2 * channels + c];
     }
   }
 }
@@ -213,19 +244,22 @@ void draw_cell(const UvRaster<T>& op, int64_t n, const Record& record, Band<T>& 
     const int first = std::max(t.y0, int(band.first)), last = std::min(t.y1, int(band.last));
     if (first > last)
       continue;
+    band.open();
+    const int64_t by_vertex = band.channels_last ? band.channels : 1,
+                  by_channel = band.channels_last ? 1 : 3;
     for (int i = 0; i < 3; ++i)
       for (int64_t c = 0; c < band.channels; ++c)
-        band.color[i * band.channels + c] =
+        band.color[i * by_vertex + c * by_channel] =
             widen(image[corner[which][i] * op.image.pixel + c * op.image.channel]);
     const int64_t row = first - band.first;
     std::fill(&band.touched[row], &band.touched[row] + last - first + 1, uint8_t(1));
     A* weight = band.weight.data() + row * band.stride;
     if (band.channels_last)
-      draw<A, true>(t, first, last, band.color.data(), band.channels, weight,
-                    band.sum.data() + row * band.stride * band.channels, band.stride, band.plane);
+      draw_last<A>(t, int(op.S), first, last, band.color.data(), band.channels, weight,
+                   band.sum.data() + row * band.stride * band.channels, band.stride);
     else
-      draw<A, false>(t, first, last, band.color.data(), band.channels, weight,
-                     band.sum.data() + row * band.stride, band.stride, band.plane);
+      draw<A>(t, int(op.S), first, last, band.color.data(), band.channels, weight,
+              band.sum.data() + row * band.stride, band.stride, band.plane);
   }
 }
 
@@ -245,6 +279,8 @@ void splat_pixel(const UvRaster<T>& op, int64_t n, const Record& record, Band<T>
     const int64_t row = point.y0 + k / 2 * point.dy - band.first;
     if (row < 0 || row > band.last - band.first)
       continue;
+    band.open();
+    band.splatted = true;
     const int64_t q = row * band.stride + point.x0 + k % 2 * point.dx;
     if (band.weight[q] > A(0))
       continue;
@@ -271,45 +307,53 @@ inline void write_zeros(void* to, int64_t bytes, bool streamed) {
     memset(to, 0, bytes);
 }
 
-// The finished rows: weights once, with the first channels.
+// The finished rows of `planes` planes, `wide` values a row; `row_of(plane, row)` holds one that
+// something fell on. Rows without go out together.
+template <class V, class Row>
+void write_rows(V* to, int64_t planes, int64_t apart, int64_t rows, int64_t wide,
+                const std::vector<uint8_t>& touched, bool opened, bool streamed,
+                const Row& row_of) {
+  for (int64_t c = 0; c < planes; ++c, to += apart)
+    for (int64_t row = 0; row < rows;) {
+      int64_t end = row;
+      while (end < rows && !(opened && touched[end]))
+        ++end;
+      if (end > row)
+        write_zeros(to + row * wide, (end - row) * wide * int64_t(sizeof(V)), streamed);
+      for (row = end; row < rows && touched[row]; ++row)
+        write_out(to + row * wide, row_of(c, row), wide, streamed);
+    }
+}
+
+// Weights go out once, with the first channels.
 template <class T>
 void finish(const UvRaster<T>& op, int64_t tile, Band<T>& band, bool streamed,
             bool weight_streamed) {
   using A = acc_t<T>;
-  const int64_t S = op.S, wide = band.channels_last ? S * op.C : S;
-  band.line.resize(std::max<int64_t>(1, wide));
-  for (int64_t row = 0; row <= band.last - band.first; ++row) {
-    const int64_t y = band.first + row;
-    A* weight = band.weight.data() + row * band.stride;
-    if (band.touched[row])
-      for (int64_t x = 0; x < S; ++x)
-        weight[x] = raster_weight(weight[x]);
-    if (band.channel == 0) {
-      A* to = op.weight + (tile * S + y) * S;
-      if (band.touched[row])
-        write_out(to, weight, S, weight_streamed);
-      else
-        write_zeros(to, S * int64_t(sizeof(A)), weight_streamed);
-    }
-    if (band.channels_last) {
-      T* to = op.atlas.data + (tile * S + y) * S * op.C;
-      if (!band.touched[row]) {
-        write_zeros(to, wide * int64_t(sizeof(T)), streamed);
-        continue;
-      }
-      divide_last(band.sum.data() + row * band.stride * op.C, weight, S, op.C, band.line.data());
-      write_out(to, band.line.data(), wide, streamed);
-    } else {
-      for (int64_t c = 0; c < band.channels; ++c) {
-        T* to = op.atlas.data + ((tile * op.C + band.channel + c) * S + y) * S;
-        if (!band.touched[row]) {
-          write_zeros(to, S * int64_t(sizeof(T)), streamed);
-          continue;
-        }
-        divide(band.sum.data() + c * band.plane + row * band.stride, weight, S, band.line.data());
-        write_out(to, band.line.data(), S, streamed);
-      }
-    }
+  const int64_t S = op.S, rows = band.last - band.first + 1;
+  if (band.splatted)
+    for (A& weight : band.weight)
+      weight = raster_weight(weight);
+  const auto weight = [&](int64_t row) { return band.weight.data() + row * band.stride; };
+  if (band.channel == 0)
+    write_rows(op.weight + (tile * S + band.first) * S, 1, 0, rows, S, band.touched, band.opened,
+               weight_streamed, [&](int64_t, int64_t row) { return weight(row); });
+  if (band.channels_last) {
+    band.line.resize(S * op.C);
+    write_rows(op.atlas.data + (tile * S + band.first) * S * op.C, 1, 0, rows, S * op.C,
+               band.touched, band.opened, streamed, [&](int64_t, int64_t row) {
+                 divide_last(band.sum.data() + row * band.stride * op.C, weight(row), S, op.C,
+                             band.line.data());
+                 return band.line.data();
+               });
+  } else {
+    band.line.resize(S);
+    write_rows(op.atlas.data + (tile * op.C + band.channel) * S * S + band.first * S, band.channels,
+               S * S, rows, S, band.touched, band.opened, streamed, [&](int64_t c, int64_t row) {
+                 divide(band.sum.data() + c * band.plane + row * band.stride, weight(row), S,
+                        band.line.data());
+                 return band.line.data();
+               });
   }
 }
 
@@ -322,7 +366,7 @@ void uv_raster(const UvRaster<T>& op) {
   const int64_t S = op.S, tiles = op.N * op.P;
   const bool last = op.atlas.pixel > 1;
   const int64_t at_once = last ? op.C : std::min(op.C, kAtOnce);
-  const int64_t row_bytes = (S + kLanes) * (at_once + 1) * int64_t(sizeof(A));
+  const int64_t row_bytes = (S + kTexels<A>)*(at_once + 1) * int64_t(sizeof(A));
   const int64_t rows = std::clamp<int64_t>(kBand / row_bytes, 1, S);
   const int64_t bands = (S + rows - 1) / rows;
   const int64_t piece = S * int64_t(sizeof(T)) * (last ? op.C : 1);
@@ -331,7 +375,7 @@ void uv_raster(const UvRaster<T>& op) {
       can_stream(S * int64_t(sizeof(A)), tiles * S * S * int64_t(sizeof(A)));
   parallel(tiles * bands, 1, [&](int64_t begin, int64_t end) {
     Band<T> band;
-    band.stride = S + kLanes;
+    band.stride = S + kTexels<A>;
     band.channels_last = last;
     for (int64_t job = begin; job < end; ++job) {
       const int64_t tile = job / bands, n = tile / op.P;
@@ -343,7 +387,7 @@ void uv_raster(const UvRaster<T>& op) {
       band.channel = 0;
       do {
         band.channels = std::min(at_once, op.C - band.channel);
-        band.clear(rows);
+        band.opened = band.splatted = false;
         for (int64_t i = sorted.begin[2 * tile]; i < sorted.begin[2 * tile + 1]; ++i)
           if (within(sorted.records[i]))
             draw_cell(op, n, sorted.records[i], band);

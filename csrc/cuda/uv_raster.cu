@@ -48,7 +48,7 @@ struct RasterKey {
       if (tile_point(at[0], at[grid.H * grid.W], grid.S, point))
         row = point.y0;
     } else {
-      for (int which = 0; which < 2; ++which) {
+      NOT_UNROLLED for (int which = 0; which < 2; ++which) {
         Triangle t;
         if (grid.triangle(n, y, x - 1, which, t))
           row = t.y0 < row ? t.y0 : row;
@@ -59,7 +59,7 @@ struct RasterKey {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kRasterThreads)
+__global__ void __launch_bounds__(kRasterThreads, sizeof(acc_t<T>) == 4 ? 4 : 3)
     uv_raster_kernel(UvRaster<T> a, SurfaceGrid<acc_t<T>> cells, PixelBands<acc_t<T>> lists,
                      PatchGrid grid, int reach) {
   using A = acc_t<T>;
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kRasterThreads)
       BandPixel<A> pixel{};
       int triangles = 0;
       if (reader.read(base, pixel))
-        for (int which = 0; which < 2; ++which) {
+        NOT_UNROLLED for (int which = 0; which < 2; ++which) {
           Triangle t;
           if (cells.triangle(n, pixel.pixel / a.W, pixel.pixel % a.W - 1, which, t) && t.x1 >= x0 &&
               t.x0 < x0 + P::kColumns && t.y1 >= y0 && t.y0 < y0 + P::kRows)
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kRasterThreads)
         const int source = __ffs(int(hits)) - 1;
         const int64_t e = shuffle(pixel.pixel, source);
         const int drawn = shuffle(triangles, source);
-        for (int which = 0; which < 2; ++which) {
+        NOT_UNROLLED for (int which = 0; which < 2; ++which) {
           Triangle t;
           if (!(drawn >> which & 1) || !cells.triangle(n, e / a.W, e % a.W - 1, which, t))
             continue;
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kRasterThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kRasterThreads)
+__global__ void __launch_bounds__(kRasterThreads, sizeof(acc_t<T>) == 4 ? 4 : 3)
     uv_raster_backward_kernel(UvRasterBackward<T> a, SurfaceGrid<acc_t<T>> cells, int passes) {
   using A = acc_t<T>;
   const int64_t pixels = a.H * a.W, groups = (pixels + kWarp - 1) / kWarp;
@@ -234,12 +234,11 @@ __global__ void __launch_bounds__(kRasterThreads)
 #pragma unroll
     for (int c = 0; c < kSums; ++c)
       sum[c] = 0;
-#pragma unroll 1 // six copies would not be faster
-    for (int k = 0; k < 6; ++k) {
-      const TriangleAt at = triangle_at(k);
+    NOT_UNROLLED for (int k = 0; k < 6; ++k) {
       Triangle t;
-      if (!(found >> k & 1) || !cells.triangle(n, y + at.dy, x + at.dx, at.which, t))
+      if (!(found >> k & 1) || !cells.triangle_of(n, y, x, k, t))
         continue;
+      const int own_vertex = triangle_at(k).vertex;
       const int wide = t.x1 - t.x0 + 1;
       const int64_t texels = int64_t(wide) * (t.y1 - t.y0 + 1);
       for (int64_t i = lane_index(); i < texels; i += kWarp) {
@@ -248,7 +247,7 @@ __global__ void __launch_bounds__(kRasterThreads)
         if (!t.weights(column, row, w))
           continue;
         const int64_t q = row * a.S + column;
-        const double vertex = at.vertex == 0 ? w[0] : at.vertex == 1 ? w[1] : w[2];
+        const double vertex = own_vertex == 0 ? w[0] : own_vertex == 1 ? w[1] : w[2];
         const A share = A(vertex) / a.weight[tile * plane + q];
         const T* grad = grads + q * a.grad_atlas.pixel;
 #pragma unroll

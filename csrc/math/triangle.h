@@ -10,6 +10,12 @@
 #include "bilinear.h"
 #include "layout.h"
 
+#ifdef __CUDACC__
+#define NOT_UNROLLED _Pragma("unroll 1") // six copies are no faster, and long to compile
+#else
+#define NOT_UNROLLED
+#endif
+
 namespace pose_kernels {
 
 constexpr double kLeastWeight = -1e-6;  // of each vertex, at a covered texel
@@ -119,30 +125,23 @@ struct SurfaceGrid {
 
   // Triangle `which` of the cell with pixel n at (y, x).
   HD bool triangle(int64_t n, int64_t y, int64_t x, int which, Triangle& t) const {
-    const SurfacePoint e = point(n, y, x + 1);
-    if (e.part == 0)
-      return false;
     const SurfacePoint s = point(n, y + 1, x);
-    if (s.part != e.part)
+    if (s.part == 0)
       return false;
-    return which == 0 ? make_triangle(point(n, y, x), e, s, S, longest, t)
-                      : make_triangle(e, point(n, y + 1, x + 1), s, S, longest, t);
+    return make_triangle(point(n, y, x + which), point(n, y + which, x + 1), s, S, longest, t);
   }
 
-  // Bits 0 and 1: the triangles of the cell with pixel n at (y, x).
-  HD int cell(int64_t n, int64_t y, int64_t x) const {
-    Triangle t;
-    return int(triangle(n, y, x, 0, t)) | int(triangle(n, y, x, 1, t)) << 1;
+  // Triangle i of the six of a pixel.
+  HD bool triangle_of(int64_t n, int64_t y, int64_t x, int i, Triangle& t) const {
+    const TriangleAt at = triangle_at(i);
+    return triangle(n, y + at.dy, x + at.dx, at.which, t);
   }
 
   // Bit i: triangle i of a pixel exists.
   HD int around(int64_t n, int64_t y, int64_t x) const {
     Triangle t;
     int found = 0;
-    for (int i = 0; i < 6; ++i) {
-      const TriangleAt at = triangle_at(i);
-      found |= int(triangle(n, y + at.dy, x + at.dx, at.which, t)) << i;
-    }
+    NOT_UNROLLED for (int i = 0; i < 6; ++i) found |= int(triangle_of(n, y, x, i, t)) << i;
     return found;
   }
 
@@ -150,10 +149,18 @@ struct SurfaceGrid {
   HD int standing(int64_t n, int64_t y, int64_t x) const {
     if (point(n, y, x).part == 0)
       return kNothing;
-    if (const int triangles = cell(n, y, x - 1))
-      return triangles;
-    const bool used = (cell(n, y, x) & 1) || cell(n, y - 1, x) || (cell(n, y - 1, x - 1) & 2);
-    return used ? kNothing : kLonely;
+    Triangle t;
+    int own = 0;
+    NOT_UNROLLED for (int k = 3; k < 9; ++k) { // 3 and 4 are those of the cell it is e of
+      if (triangle_of(n, y, x, k % 6, t)) {
+        if (k > 4)
+          return kNothing;
+        own |= k == 3 ? 1 : 2;
+      }
+      if (k == 4 && own)
+        return own;
+    }
+    return kLonely;
   }
 };
 
