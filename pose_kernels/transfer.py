@@ -26,7 +26,7 @@ from .ops.uv_splat import uv_splat
 
 BACKGROUND = 0.5  # gray of what is not painted
 _SEEN = 1e-3  # weight above which a texel counts as hit: the ops' min_weight
-LIFTS = ("raster", "splat")  # ways from the photo onto the atlas, the default first
+LIFTS = ("splat", "raster")  # ways from the photo onto the atlas, the default first
 _LARGEST_SIZE = 2048  # 24 x 3 x 2048 x 2048 floats are 1.2 GB, and several are held
 
 T = TypeVar("T")
@@ -89,9 +89,10 @@ def transfer_texture(
 
     *Lift*: ``uv_raster``, or ``uv_splat``, of the photo's body pixels, except those known to show
     something else: the given ``background`` and the pixels next to it, whose color is mixed, and
-    tears of the map (:func:`silhouette.torn`). *Fill*: ``push_pull`` of every tile; where an ``atlas`` is given, it
-    fills what is farther than ``radius`` from the photo's texels. *Gather*: ``uv_gather``, the mean
-    of ``samples`` x ``samples`` points per target pixel, since texels are often finer than pixels.
+    tears of the map (:func:`silhouette.torn`). *Fill*: ``push_pull`` of every tile; where an
+    ``atlas`` is given, it fills what is farther than ``radius`` from the photo's texels. *Gather*:
+    ``uv_gather``, the mean of ``samples`` x ``samples`` points per target pixel, since texels are
+    often finer than pixels.
 
     A target pixel is *covered* when the texels around its position lie within ``radius`` (Chebyshev
     distance in its tile) of a texel that the source hits: that a source pixel lies within one texel
@@ -109,8 +110,9 @@ def transfer_texture(
         samples: per axis and target pixel; 1 is exactly ``uv_gather`` of the target map.
         background: (H, W) bool, source pixels that show no body whatever the map says
             (:func:`silhouette.plain_background` finds a studio's).
-        lift: "raster" interpolates between neighboring pixels of the photo; "splat" leaves what
-            lies between them to the fill.
+        lift: "splat" leaves what lies between the photo's pixels to the fill; "raster" interpolates
+            there, which is sharper, and better where texels are finer than the photo's pixels and
+            the map fits it.
         on_stage: called after each stage, with its time.
 
     Returns:
@@ -140,7 +142,7 @@ def transfer_texture(
         _same_size("image", image.shape[1:], "its IUV map", source.part.shape)
         shown, sound = _trusted(source, background)
         uv = source.uv[None]
-        op = uv_raster if lift == "raster" else uv_splat
+        op = uv_splat if lift == "splat" else uv_raster
         tiles = clock(lift, f"uv_{lift}", lambda: op(image[None], sound[None], uv, size=size))
         partial, weight = tiles[0][0], tiles[1][0]
         limit = None if atlas is None else reach
@@ -264,7 +266,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lift",
         choices=LIFTS,
         default=LIFTS[0],
-        help="raster: interpolate between the photo's pixels; splat: fill what lies between them",
+        help="splat: fill what lies between the photo's pixels; raster: interpolate there",
     )
     add("--samples", type=int, default=2, help="points per pixel and axis (%(default)s)")
     add(

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "../math/triangle.h"
 #include "lanes.h"
@@ -97,20 +98,37 @@ private:
   }
 };
 
-// Loads `count` (1 .. all) texels; the others are not read, and 0.
+// All bits of `count` texels, then none.
+template <class A>
+ALWAYS_INLINE auto first_texels(int count) {
+  using Bits = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+  constexpr int L = kTexels<A>;
+  alignas(32) static const Bits edge[2 * L] = {
+      -1, -1, -1, -1, L > 4 ? -1 : 0, L > 4 ? -1 : 0, L > 4 ? -1 : 0, L > 4 ? -1 : 0};
+  return load<Bits, L>(edge + L - (count < L ? count : L));
+}
+
+// `value` where the bits are set, 0 elsewhere, whatever it is there.
+template <class V, class Bits>
+ALWAYS_INLINE V only(V value, Bits bits) {
+  return (V)((Bits)value & bits);
+}
+
+// A vector of texels, of which `room` may be read.
 template <class T>
-ALWAYS_INLINE texels_t<acc_t<T>> load_texels(const T* from, int count) {
+ALWAYS_INLINE texels_t<acc_t<T>> load_texels(const T* from, int64_t room) {
   using A = acc_t<T>;
-  texels_t<A> v;
-  if (count >= kTexels<A>) {
-    for (int j = 0; j < kTexels<A>; ++j)
-      v[j] = widen(from[j]);
-  } else {
-    v = texels_t<A>{};
-    for (int j = 0; j < count; ++j)
-      v[j] = widen(from[j]);
+  constexpr int L = kTexels<A>;
+  T near[L] = {};
+  if (room < L) {
+    for (int64_t j = 0; j < room; ++j)
+      near[j] = from[j];
+    from = near;
   }
-  return v;
+  A wide[L];
+  for (int j = 0; j < L; ++j)
+    wide[j] = widen(from[j]);
+  return load<A, L>(wide);
 }
 
 } // namespace pose_kernels::cpu

@@ -3,7 +3,7 @@
 // texels of its triangles.
 //
 // One task per stretch of pixel rows. It walks over the cells that have a pixel there, reads the
-// texels of each triangle once, 16 at a time, for all three of its pixels, and adds to those that
+// texels of each triangle once, row by row, for all three of its pixels, and adds to those that
 // are its own. A pixel so gets its triangles in pixel order, whatever the stretches are.
 
 #include "../ops/uv_raster.h"
@@ -12,87 +12,54 @@
 #include <vector>
 
 #include "parallel.h"
+#include "triangle_rows.h"
 
 namespace pose_kernels::cpu {
 namespace {
 
-constexpr int kLanes = 16;           // texels read at once
 constexpr int64_t kRows = 8;         // pixel rows of a task ..
 constexpr int64_t kSums = 256 << 10; // .. fewer where their sums would take more bytes
 
-// Weights of the vertices at kLanes texels of a row, over the texels' weights; 0 if not covered.
-template <class A>
-struct Lanes {
-  A w[3][kLanes];
-  A one[kLanes];
-
-  __attribute__((always_inline)) void find(const Triangle& t, int x, int y, const A* weight) {
-    const double left = x - t.x, dy = y - t.y, fx_dy = t.fx * dy, ex_dy = t.ex * dy;
-    for (int j = 0; j < kLanes; ++j) {
-      const double dx = left + j;
-      const double b = (dx * t.fy - fx_dy) * t.inverse, c = (ex_dy - dx * t.ey) * t.inverse;
-      const double a = 1 - b - c;
-      const double least = a < b ? (a < c ? a : c) : (b < c ? b : c);
-      const A share = A(1) / weight[j];
-      one[j] = least >= kLeastWeight ? A(1) : A(0);
-      w[0][j] = A(a) * share;
-      w[1][j] = A(b) * share;
-      w[2][j] = A(c) * share;
-    }
-  }
-};
-
-template <class A>
-A lane_sum(A* values) { // values are overwritten
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int j = 0; j < half; ++j)
-      values[j] += values[j + half];
-  return values[0];
-}
-
-// sums[3][C]: of the texels of one triangle. `total` holds [C, 3, kLanes].
+// sums[3][C]: of the texels of one triangle, their weights divided by the texels'. `total` holds
+// [C, 3] vectors.
 template <class T>
 VECTOR_CLONES void gather_planar(const Triangle& t, const T* grad, int64_t channel, int64_t C,
                                  const acc_t<T>* weight, int64_t S, acc_t<T>* total,
                                  acc_t<T>* sums) {
   using A = acc_t<T>;
-  std::fill(total, total + C * 3 * kLanes, A(0));
-  for (int y = t.y0; y <= t.y1; ++y)
-    for (int x = t.x0; x <= t.x1; x += kLanes) {
-      const int64_t q = int64_t(y) * S + x;
-      const bool whole = x + kLanes <= S; // nothing beyond the row is read
-      Lanes<A> lanes;
-      if (whole) {
-        lanes.find(t, x, y, weight + q);
-      } else {
-        A near[kLanes];
-        for (int j = 0; j < kLanes; ++j)
-          near[j] = x + j < S ? weight[q + j] : A(1);
-        lanes.find(t, x, y, near);
-      }
-      for (int64_t c = 0; c < C; ++c) {
-        A* at = total + c * 3 * kLanes;
-        const T* from = grad + c * channel + q;
-        A near[kLanes];
-        if (whole) {
-          for (int j = 0; j < kLanes; ++j)
-            near[j] = widen(from[j]);
-        } else {
-          for (int j = 0; j < kLanes; ++j)
-            near[j] = x + j < S ? widen(from[j]) : A(0);
-        }
-        for (int j = 0; j < kLanes; ++j) {
-          const bool covered = lanes.one[j] != A(0);
-          const A g = covered ? near[j] : A(0);
-          at[j] += (covered ? lanes.w[0][j] : A(0)) * g;
-          at[kLanes + j] += (covered ? lanes.w[1][j] : A(0)) * g;
-          at[2 * kLanes + j] += (covered ? lanes.w[2][j] : A(0)) * g;
-        }
+  constexpr int L = kTexels<A>;
+  std::fill(total, total + C * 3 * L, A(0));
+  const TriangleRows rows(t, int(S));
+  texels_t<A> steps;
+  for (int j = 0; j < L; ++j)
+    steps[j] = A(j);
+  TriangleRow row;
+  for (int y = t.y0; y <= t.y1; ++y) {
+    if (!rows.at(y, row))
+      continue;
+    const bool one = row.count == 1; // its slope may be anything
+    const A s0 = one ? A(0) : A(rows.slope[0]), s1 = one ? A(0) : A(rows.slope[1]),
+            s2 = one ? A(0) : A(rows.slope[2]);
+    const int64_t q = int64_t(y) * S + row.first;
+    for (int j = 0; j < row.count; j += L) {
+      const auto bits = first_texels<A>(row.count - j);
+      const texels_t<A> along = steps + A(j);
+      const texels_t<A> D = load_texels(weight + q + j, S * S - q - j);
+      const texels_t<A> v0 = only((A(row.w[0]) + s0 * along) / D, bits),
+                        v1 = only((A(row.w[1]) + s1 * along) / D, bits),
+                        v2 = only((A(row.w[2]) + s2 * along) / D, bits);
+      A* at = total;
+      for (int64_t c = 0; c < C; ++c, at += 3 * L) {
+        const texels_t<A> g = only(load_texels(grad + c * channel + q + j, S * S - q - j), bits);
+        store(at, load<A, L>(at) + v0 * g);
+        store(at + L, load<A, L>(at + L) + v1 * g);
+        store(at + 2 * L, load<A, L>(at + 2 * L) + v2 * g);
       }
     }
+  }
   for (int64_t c = 0; c < C; ++c)
     for (int i = 0; i < 3; ++i)
-      sums[i * C + c] = lane_sum(total + (c * 3 + i) * kLanes);
+      sums[i * C + c] = sum_of<A, L>(load<A, L>(total + (c * 3 + i) * L));
 }
 
 template <class T>
@@ -100,14 +67,16 @@ VECTOR_CLONES void gather_last(const Triangle& t, const T* grad, int64_t C, cons
                                int64_t S, acc_t<T>* sums) {
   using A = acc_t<T>;
   std::fill(sums, sums + 3 * C, A(0));
-  for (int y = t.y0; y <= t.y1; ++y)
-    for (int x = t.x0; x <= t.x1; ++x) {
-      double w[3];
-      if (!t.weights(x, y, w))
-        continue;
+  const TriangleRows rows(t, int(S));
+  TriangleRow row;
+  for (int y = t.y0; y <= t.y1; ++y) {
+    if (!rows.at(y, row))
+      continue;
+    for (int x = row.first; x < row.first + row.count; ++x) {
+      t.weights(x, y, row.w);
       const int64_t q = int64_t(y) * S + x;
       const A share = A(1) / weight[q];
-      const A w0 = A(w[0]) * share, w1 = A(w[1]) * share, w2 = A(w[2]) * share;
+      const A w0 = A(row.w[0]) * share, w1 = A(row.w[1]) * share, w2 = A(row.w[2]) * share;
       const T* from = grad + q * C;
 #pragma omp simd
       for (int64_t c = 0; c < C; ++c) {
@@ -117,6 +86,7 @@ VECTOR_CLONES void gather_last(const Triangle& t, const T* grad, int64_t C, cons
         sums[2 * C + c] += w2 * g;
       }
     }
+  }
 }
 
 template <class T>
@@ -194,7 +164,7 @@ void uv_raster_backward(const UvRasterBackward<T>& op) {
   const int64_t stretches = (op.H + height - 1) / height;
   parallel(op.N * stretches, 1, [&](int64_t begin, int64_t end) {
     Rows<T> rows;
-    rows.total.resize(op.C * 3 * kLanes);
+    rows.total.resize(op.C * 3 * kTexels<A>);
     rows.sums.resize(3 * op.C);
     for (int64_t job = begin; job < end; ++job) {
       rows.n = job / stretches;
