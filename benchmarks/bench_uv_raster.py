@@ -102,6 +102,8 @@ def windows(at: Tensor, S: int) -> Iterator[Piece]:
 def candidates(at: Tensor, S: int, at_once: int = 1 << 21) -> Iterator[Piece]:
     """Exactly the texels of every box, some two million at a time."""
     first, size = boxes(at, S)
+    if len(first) == 0:
+        return
     count = size.prod(-1)
     ends = count.cumsum(0)
     group = torch.div(ends, at_once, rounding_mode="floor")
@@ -135,7 +137,8 @@ def raster(
     total = total.index_add(0, q.flatten()[free], more)
     D = D.where(D != D.floor(), D.nextafter(torch.full_like(D, torch.inf)))
     count = count.where(count > 0, D.where(D > 1e-3, 0))
-    atlas = torch.where(count[:, None] > 0, total / count[:, None], 0).to(image.dtype)
+    seen = count > 0
+    atlas = torch.where(seen[:, None], total / count.where(seen, 1)[:, None], 0).to(image.dtype)
     return atlas.view(N, P, S, S, C).movedim(-1, 2), count.view(N, P, S, S)
 
 

@@ -26,7 +26,8 @@ struct Partition {
 };
 
 template <class A>
-Record record_of(const SurfaceGrid<A>& grid, int64_t n, int64_t y, int64_t x, int standing) {
+__attribute__((flatten)) Record record_of(const SurfaceGrid<A>& grid, int64_t n, int64_t y,
+                                          int64_t x, int standing) {
   Record record{int32_t(y * grid.W + x), 65535, 0};
   if (standing == kLonely) {
     TilePoint<A> point;
@@ -45,6 +46,55 @@ Record record_of(const SurfaceGrid<A>& grid, int64_t n, int64_t y, int64_t x, in
     }
   }
   return record;
+}
+
+// The triangles of each cell between two rows of pixels: bits 0 and 1. Flattened, so that only what
+// decides is calculated.
+__attribute__((flatten)) inline void mark_cells(const SurfacePoint* up, const SurfacePoint* down,
+                                                int64_t W, int S, double longest, uint8_t* cells) {
+  for (int64_t x = 0; x + 1 < W; ++x) {
+    const SurfacePoint &e = up[x + 1], &s = down[x];
+    Triangle t;
+    int found = 0;
+    if (e.part != 0 && e.part == s.part)
+      found = int(make_triangle(up[x], e, s, S, longest, t)) |
+              int(make_triangle(e, down[x + 1], s, S, longest, t)) << 1;
+    cells[x] = uint8_t(found);
+  }
+}
+
+// SurfaceGrid::standing of the pixels of rows first .. last - 1, each cell looked at once.
+template <class A>
+void find_standing(const SurfaceGrid<A>& grid, int64_t n, int64_t first, int64_t last,
+                   uint8_t* standing) {
+  const int64_t W = grid.W;
+  std::vector<SurfacePoint> points[2] = {std::vector<SurfacePoint>(W),
+                                         std::vector<SurfacePoint>(W)};
+  // A column on the left where nothing is; the last one of a row holds no cell either.
+  std::vector<uint8_t> cells[2] = {std::vector<uint8_t>(W + 1), std::vector<uint8_t>(W + 1)};
+  const auto load = [&](int64_t y) {
+    for (int64_t x = 0; x < W; ++x)
+      points[y & 1][x] = grid.point(n, y, x);
+  };
+  const auto mark = [&](int64_t y) { // the cells whose pixel n lies in row y
+    const auto &up = points[y & 1], &down = points[(y + 1) & 1];
+    mark_cells(up.data(), down.data(), W, grid.S, grid.longest, cells[y & 1].data() + 1);
+  };
+  if (first > 0)
+    load(first - 1);
+  load(first);
+  if (first > 0)
+    mark(first - 1);
+  for (int64_t y = first; y < last; ++y) {
+    load(y + 1); // beyond the image: of no part
+    mark(y);
+    const auto &above = cells[(y + 1) & 1], &here = cells[y & 1];
+    for (int64_t x = 0; x < W; ++x) {
+      const bool used = (here[x + 1] & 1) || above[x + 1] || (above[x] & 2);
+      const int what = here[x] ? here[x] : used ? kNothing : kLonely;
+      standing[y * W + x] = uint8_t(points[y & 1][x].part == 0 ? kNothing : what);
+    }
+  }
 }
 
 template <class T>
@@ -66,12 +116,14 @@ Partition partition(const UvRaster<T>& op) {
     return 2 * (part - 1) + int(what == kLonely);
   };
   parallel(op.N * chunks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t job = begin; job < end; ++job)
-      rows(job, [&](int64_t n, int64_t y, int64_t x, uint8_t& what) {
-        what = uint8_t(grid.standing(n, y, x));
+    for (int64_t job = begin; job < end; ++job) {
+      const int64_t n = job / chunks, first = job % chunks * kSortRows;
+      find_standing(grid, n, first, std::min(first + kSortRows, op.H), &standing[n * pixels]);
+      rows(job, [&](int64_t n, int64_t y, int64_t x, uint8_t what) {
         if (what != kNothing)
           ++next[job * bins + bin_of(n, y, x, what)];
       });
+    }
   });
 
   Partition sorted;
