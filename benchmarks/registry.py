@@ -33,6 +33,7 @@ import pose_kernels as pk
 
 MODULES = {
     "uv_splat": "benchmarks.bench_uv_splat",
+    "uv_raster": "benchmarks.bench_uv_raster",
     "uv_gather": "benchmarks.bench_uv_gather",
     "push_pull": "benchmarks.bench_push_pull",
     "capsule_mask": "benchmarks.bench_capsule_mask",

@@ -23,6 +23,7 @@ from .ops.mesh_raster import mesh_raster
 from .ops.push_pull import push_pull
 from .ops.region_crop import region_crop
 from .ops.uv_gather import uv_gather
+from .ops.uv_raster import uv_raster
 from .ops.uv_splat import uv_splat
 from .skeleton import body_parts, part_transforms
 
@@ -45,5 +46,6 @@ __all__ = [
     "region_crop",
     "use_backend",
     "uv_gather",
+    "uv_raster",
     "uv_splat",
 ]

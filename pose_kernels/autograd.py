@@ -65,6 +65,7 @@ class Operator:
     backward: ``(ctx, *output_grads) -> {argument name: gradient}``.
     tangent: ``(inputs, outputs, {argument name: tangent}) -> output tangents``, forward mode.
     linear: the op is linear in all that it differentiates, jointly.
+    fixed: floating outputs, by position, that ``setup_context`` marks as non-differentiable.
     """
 
     def __init__(
@@ -77,9 +78,10 @@ class Operator:
         backward: Callable[..., dict[str, torch.Tensor | None]],
         tangent: Callable[..., Any],
         linear: bool = False,
+        fixed: tuple[int, ...] = (),
     ) -> None:
         self.name = schema.split("(", 1)[0]
-        self.linear = linear
+        self.linear, self.fixed = linear, fixed
         OPERATORS[self.name] = self
         self.reference = _without_views(reference)
         LIBRARY.define(schema, tags=_TAGS)
@@ -165,10 +167,12 @@ def _make_function(operator: Operator) -> type[torch.autograd.Function]:
             results = tuple(saved) if len(saved) > 1 else saved[0]
             moved = operator._tangent(primals, results, named)
             if isinstance(moved, tuple):  # PyTorch takes no None for "does not move"
-                pairs = zip(moved, saved, strict=True)
+                still = [not y.is_floating_point() for y in saved]
+                for i in operator.fixed:
+                    still[i] = True
                 moved = tuple(
-                    torch.zeros_like(y) if t is None and y.is_floating_point() else t
-                    for t, y in pairs
+                    torch.zeros_like(y) if t is None and not at_rest else t
+                    for t, y, at_rest in zip(moved, saved, still, strict=True)
                 )
             return moved
 

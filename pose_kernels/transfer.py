@@ -18,10 +18,12 @@ from . import backends, io, silhouette
 from .io import IUV, NUM_PARTS
 from .ops.push_pull import push_pull
 from .ops.uv_gather import uv_gather
+from .ops.uv_raster import uv_raster
 from .ops.uv_splat import uv_splat
 
 BACKGROUND = 0.5  # gray of what is not painted
-_SEEN = 1e-3  # splat weight above which a texel counts as hit: the ops' min_weight
+_SEEN = 1e-3  # weight above which a texel counts as hit: the ops' min_weight
+LIFTS = ("splat", "raster")  # ways from the photo onto the atlas, the default first
 
 T = TypeVar("T")
 
@@ -41,12 +43,13 @@ class Transfer:
     image: Tensor  # (3, H, W) painted target; gray 0.5 where the target map is background
     foreground: Tensor  # (H, W) bool: the target map's body
     partial: Tensor | None  # (24, 3, S, S) what the photo shows, 0 elsewhere; None without a photo
-    weight: Tensor | None  # (24, S, S) splat weight of `partial`
+    weight: Tensor | None  # (24, S, S) of `partial`, as the op that lifted it returned it
     atlas: Tensor  # (24, 3, S, S) completed
     hit: Tensor  # (24, S, S) bool: texels that the source shows
     target: IUV
     radius: int
     stages: list[Stage]
+    lift: str  # one of LIFTS
 
     def covered(self, radius: int | None = None) -> Tensor:
         """Foreground pixels (H, W) bool that read only texels within ``radius`` of a shown one.
@@ -75,19 +78,22 @@ def transfer_texture(
     radius: int | None = None,
     samples: int = 2,
     background: Tensor | None = None,
+    lift: str = LIFTS[0],
     on_stage: Callable[[Stage], None] | None = None,
 ) -> Transfer:
-    """Move texture from a photo, an atlas or both into a target pose: splat, fill, gather.
+    """Move texture from a photo, an atlas or both into a target pose: lift, fill, gather.
 
-    *Splat*: ``uv_splat`` of the photo's body pixels, except those known to show something else:
-    the given ``background`` and the pixels next to it, whose color is mixed, and tears of the map
-    (:func:`silhouette.torn`). *Fill*: ``push_pull`` of every tile; where an ``atlas`` is given, it
-    fills what is farther than ``radius`` from the photo's texels. *Gather*: ``uv_gather``, the mean
-    of ``samples`` x ``samples`` points per target pixel, since texels are often finer than pixels.
+    *Lift*: ``uv_raster``, or ``uv_splat``, of the photo's body pixels, except those known to show
+    something else: the given ``background`` and the pixels next to it, whose color is mixed, and
+    tears of the map (:func:`silhouette.torn`). *Fill*: ``push_pull`` of every tile; where an
+    ``atlas`` is given, it fills what is farther than ``radius`` from the photo's texels. *Gather*:
+    ``uv_gather``, the mean of ``samples`` x ``samples`` points per target pixel, since texels are
+    often finer than pixels.
 
     A target pixel is *covered* when the texels around its position lie within ``radius`` (Chebyshev
-    distance in its tile) of a texel that a source pixel hits; mixed pixels at the background's edge
-    count as hits here. So coverage says what the photo shows, not how the rest was filled. With an
+    distance in its tile) of a texel that the source hits: that a source pixel lies within one texel
+    of, or that lies between three (``lift="raster"``). Mixed pixels at the background's edge count
+    as hits here. So coverage says what the photo shows, not how the rest was filled. With an
     ``atlas`` every body pixel is covered.
 
     Args:
@@ -100,6 +106,9 @@ def transfer_texture(
         samples: per axis and target pixel; 1 is exactly ``uv_gather`` of the target map.
         background: (H, W) bool, source pixels that show no body whatever the map says
             (:func:`silhouette.plain_background` finds a studio's).
+        lift: "splat" leaves what lies between the photo's pixels to the fill; "raster" interpolates
+            there, which is sharper, and better where texels are finer than the photo's pixels and
+            the map fits it.
         on_stage: called after each stage, with its time.
 
     Returns:
@@ -115,6 +124,8 @@ def transfer_texture(
         raise ValueError("an image with its map, or an atlas, must be given")
     if atlas is not None and (atlas.dim() != 4 or tuple(atlas.shape[:2]) != (NUM_PARTS, 3)):
         raise ValueError(f"atlas must be (24, 3, S, S), got {tuple(atlas.shape)}")
+    if lift not in LIFTS:
+        raise ValueError(f"lift must be one of {', '.join(map(repr, LIFTS))}, got {lift!r}")
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     reach = default_radius(size) if radius is None else radius
@@ -127,9 +138,8 @@ def transfer_texture(
         same_size("image", image.shape[1:], "its IUV map", source.part.shape)
         shown, sound = _trusted(source, background)
         uv = source.uv[None]
-        tiles = clock(
-            "splat", "uv_splat", lambda: uv_splat(image[None], sound[None], uv, size=size)
-        )
+        op = uv_splat if lift == "splat" else uv_raster
+        tiles = clock(lift, f"uv_{lift}", lambda: op(image[None], sound[None], uv, size=size))
         partial, weight = tiles[0][0], tiles[1][0]
         limit = None if atlas is None else reach
         completed = clock("fill", "push_pull", lambda: push_pull(partial, weight, radius=limit))
@@ -137,13 +147,17 @@ def transfer_texture(
             filled = completed
             blank = image[None, :0]  # no channels: only the weights are wanted
             hit = uv_splat(blank, shown[None], uv, size=size)[1][0] > _SEEN
+            if lift == "raster":
+                hit |= uv_raster(blank, shown[None], uv, size=size)[1][0] > _SEEN
         else:
             near = silhouette.grow(weight > _SEEN, reach)
             filled = torch.where(near[:, None], completed, filled)
     painted = clock("gather", "uv_gather", lambda: paint(filled, target, samples))
     foreground = (target.part >= 1) & (target.part <= NUM_PARTS) & target.uv.isfinite().all(0)
     out = torch.where(foreground, painted, torch.tensor(BACKGROUND).to(painted))
-    return Transfer(out, foreground, partial, weight, filled, hit, target, reach, clock.stages)
+    return Transfer(
+        out, foreground, partial, weight, filled, hit, target, reach, clock.stages, lift
+    )
 
 
 @torch.no_grad()

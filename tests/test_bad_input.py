@@ -20,6 +20,7 @@ image, part, uv = (
 )
 atlas, weight = torch.zeros(2, 4, 3, 5, 5), torch.zeros(2, 4, 5, 5)
 SPLAT = {"image": image, "part": part, "uv": uv, "num_parts": 4, "size": 5}
+RASTER = {**SPLAT, "max_edge": 0.5}
 GATHER = {"atlas": atlas, "part": part, "uv": uv}
 points = torch.zeros(2, 5, 4, 3)
 FIT = {"source": points, "target": points, "weight": points[..., 0]}
@@ -104,6 +105,18 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("uv_splat", SPLAT, {"min_weight": "0"}, "min_weight must be a number of at least 0, got '0'"),
     ("push_pull", FILL, {"min_weight": -1}, "min_weight must be a number of at least 0, got -1"),
     ("push_pull", FILL, {"radius": -1}, "radius must be None or an int of at least 0, got -1"),
+    # uv_raster
+    ("uv_raster", RASTER, {"image": image[0]}, "image must be (N, C, H, W), got (3, 8, 9) float32"),
+    ("uv_raster", RASTER, {"part": part[:, :7]}, "part must be (N, H, W) = (2, 8, 9) as in image, got (2, 7, 9) uint8"),
+    ("uv_raster", RASTER, {"uv": image}, "uv must be (N, 2, H, W) = (2, 2, 8, 9) as in image, got (2, 3, 8, 9) float32"),
+    ("uv_raster", RASTER, {"image": image.int()}, f"image {floats}, got (2, 3, 8, 9) int32"),
+    ("uv_raster", RASTER, {"part": part.bool()}, "part must have an integer dtype, got (2, 8, 9) bool"),
+    ("uv_raster", RASTER, {"uv": uv.to("meta")}, "uv must be on cpu as image is, got meta"),
+    ("uv_raster", RASTER, {"size": 0}, "size must be an int of at least 1, got 0"),
+    ("uv_raster", RASTER, {"size": 46341}, "size must be at most 46340, got 46341"),
+    ("uv_raster", RASTER, {"num_parts": -1}, "num_parts must be an int of at least 1, got -1"),
+    ("uv_raster", RASTER, {"max_edge": -0.1}, "max_edge must be a number of at least 0, got -0.1"),
+    ("uv_raster", RASTER, {"max_edge": float("nan")}, "max_edge must be a number of at least 0, got nan"),
     # helmert_warp
     ("helmert_warp", WARP, {"volume": volume[0]}, "volume must be (N, C, D, H, W), got (3, 4, 5, 6) float32"),
     ("helmert_warp", WARP, {"volume": volume[None]}, "volume must be (N, C, D, H, W), got (1, 2, 3, 4, 5, 6) float32"),
@@ -292,6 +305,18 @@ DIRECT = [
     ("uv_splat", (image, part, uv, 0, 5, True, 1e-3, True), "must be at least 1"),
     ("uv_splat", (image, part, uv, 4, -5, True, 1e-3, True), "must be at least 1"),
     ("uv_splat", (image, part, uv, 4, 2**17, True, 1e-3, True), "fewer than 2^31"),
+    ("uv_raster", (image[0], part, uv, 4, 5, 0.1), "image must be (N, C, H, W)"),
+    ("uv_raster", (image[..., :5], part, uv, 4, 5, 0.1), "part must have the size of image"),
+    ("uv_raster", (image, part[:1], uv, 4, 5, 0.1), "must agree in N, H and W"),
+    ("uv_raster", (image, part.float(), uv, 4, 5, 0.1), "part must be uint8, int32 or int64"),
+    ("uv_raster", (image, part, uv.double(), 4, 5, 0.1), "uv must be float32"),
+    ("uv_raster", (image, part, uv, 4, 0, 0.1), "must be at least 1"),
+    ("uv_raster", (image, part, uv, 4, 2**17, 0.1), "fewer than 2^31"),
+    ("uv_raster", (image, part, uv, 4, 5, float("nan")), "max_edge must be"),
+    ("uv_raster_backward", (atlas[0], part, uv, weight, 0.1), "grad_atlas must be"),
+    ("uv_raster_backward", (atlas, part[:, :4], uv, weight, 0.1), "must agree"),
+    ("uv_raster_backward", (atlas, part, uv, weight[:1], 0.1), "weight must be"),
+    ("uv_raster_backward", (atlas, part, uv, weight.half(), 0.1), "weight must be"),
     ("uv_gather", (atlas[0], part, uv), "atlas must be"),
     ("uv_gather", (atlas[..., :4], part, uv), "atlas must be"),
     ("uv_gather", (atlas, part[:, :4], uv), "must agree"),

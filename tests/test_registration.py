@@ -24,6 +24,10 @@ SCHEMAS = {
     "uv_splat_backward": "pose_kernels::uv_splat_backward(Tensor grad_atlas, Tensor? grad_weight, "
     "Tensor? image, Tensor part, Tensor uv, Tensor? atlas, Tensor? weight, float min_weight, "
     "bool need_image, bool need_uv) -> (Tensor grad_image, Tensor grad_uv)",
+    "uv_raster": "pose_kernels::uv_raster(Tensor image, Tensor part, Tensor uv, SymInt num_parts, "
+    "SymInt size, float max_edge) -> (Tensor atlas, Tensor weight)",
+    "uv_raster_backward": "pose_kernels::uv_raster_backward(Tensor grad_atlas, Tensor part, "
+    "Tensor uv, Tensor weight, float max_edge) -> Tensor",
     "uv_gather": "pose_kernels::uv_gather(Tensor atlas, Tensor part, Tensor uv) -> Tensor",
     "helmert_fit": "pose_kernels::helmert_fit(Tensor source, Tensor target, Tensor weight, "
     "bool scale) -> Tensor",
@@ -57,7 +61,7 @@ has = torch._C._dispatch_has_kernel_for_dispatch_key
 def test_public_names_are_frozen():
     ops = [
         "capsule_mask", "heatmap", "helmert_fit", "helmert_warp", "mesh_raster", "push_pull",
-        "region_crop", "uv_gather", "uv_splat",
+        "region_crop", "uv_gather", "uv_raster", "uv_splat",
     ]  # fmt: skip
     assert sorted(pk.reference.__all__) == ops
     rest = ["__version__", "body_parts", "mesh_flow", "part_transforms", "reference", "use_backend"]

@@ -41,6 +41,26 @@ def test_same_pose_returns_the_photo():
     assert {stage.backend for stage in result.stages} == {pk.backends.chosen("uv_splat", "cpu")}
 
 
+def test_raster_interpolates_where_the_splat_leaves_holes():
+    """A coarse photo on a fine tile: most texels are between its pixels."""
+    iuv = plane(3)
+    image = torch.rand(3, *iuv.part.shape)
+    results = {
+        lift: transfer_texture(image, iuv, iuv, 256, samples=1, lift=lift)
+        for lift in ("splat", "raster")
+    }
+    body = iuv.part > 0
+    splat, raster = results["splat"], results["raster"]
+    # peaks at pixels between texels are cut: the pixels lie 11 texels apart
+    torch.testing.assert_close(raster.image[:, body], image[:, body], rtol=0, atol=0.1)
+    assert torch.equal(raster.covered(0), body)
+    assert (raster.weight[2] > 0).all() and (splat.weight[2] > 1e-3).float().mean() < 0.05
+    assert raster.hit[2].all() and torch.equal(raster.hit | splat.hit, raster.hit)
+    assert not raster.hit[[0, 1, *range(3, 24)]].any()
+    assert [stage.name for stage in raster.stages] == ["raster", "fill", "gather"]
+    assert (splat.lift, raster.lift) == ("splat", "raster")
+
+
 def test_target_of_another_size_and_part_is_not_covered():
     image = torch.rand(3, 20, 30)
     result = transfer_texture(image, plane(3), plane(4, 15, 17), 16)
@@ -190,6 +210,7 @@ def test_odd_maps_are_valid_inputs():
         (dict(image=None, source=None), "an image with its map, or an atlas, must be given"),
         (dict(image=torch.rand(3, 20, 31)), "image is 31 x 20 but its IUV map is 30 x 20 pixels"),
         (dict(atlas=torch.rand(3, 60, 40)), r"atlas must be \(24, 3, S, S\), got \(3, 60, 40\)"),
+        (dict(lift="quad"), "lift must be one of 'splat', 'raster', got 'quad'"),
         (dict(samples=0), "samples must be at least 1, got 0"),
         (dict(size=0), "size must be an int of at least 1, got 0"),
     ],
@@ -267,6 +288,15 @@ def test_the_built_in_person_beats_the_baselines():
     assert 0.4 < scores["coverage"] < 1 and scores["ssim"] > 0.6
     reached = [row["coverage"] for row in scores["by_radius"]]
     assert reached == sorted(reached) and scores["whole_map"]["coverage"] == scores["coverage"]
+
+
+def test_raster_beats_the_splat_where_texels_are_finer_than_the_photo():
+    source, target = (render_person(pose, size=128) for pose in ("stand", "walk"))
+    maps = [IUV(rendering.part, rendering.uv) for rendering in (source, target)]
+    results = [transfer_texture(source.image, *maps, 128, lift=x) for x in ("splat", "raster")]
+    both = results[0].covered() & results[1].covered()
+    splat, raster = (metrics.psnr(result.image, target.image, both) for result in results)
+    assert raster > splat + 0.2
 
 
 def data(*names: str) -> Path:

@@ -16,7 +16,7 @@
 #include <memory>
 #include <vector>
 
-// Every operation of the geometry is rounded by itself: see math/triangle.h.
+// Every operation of the geometry is rounded by itself: see math/depth_triangle.h.
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
@@ -39,7 +39,7 @@ constexpr int64_t kAtOnce = 1 << 14; // faces of the meshes that are drawn toget
 constexpr int kWide = 4 * kLanes;    // pixels in a row from which on it pays to look for its ends
 
 struct Record {
-  Triangle triangle;
+  DepthTriangle triangle;
   PixelBox box;
   int32_t face;
   int32_t turned;
@@ -84,7 +84,7 @@ bool find_triangles(const MeshRaster<T>& op, int64_t n, int64_t begin, int64_t e
 }
 
 // Whether crossings of the edges with a row are known to a pixel.
-ALWAYS_INLINE bool is_tame(const Triangle& t) {
+ALWAYS_INLINE bool is_tame(const DepthTriangle& t) {
   double most = 0;
   for (int i = 0; i < 3; ++i)
     most = std::max(most, std::max(std::abs(t.x[i]), std::abs(t.y[i])));
@@ -93,7 +93,7 @@ ALWAYS_INLINE bool is_tame(const Triangle& t) {
 
 // The pixels of row y that a tame triangle can cover: between the crossings of its edges, and one
 // more on either side for what is rounded.
-ALWAYS_INLINE void narrow(const Triangle& t, double y, int& x0, int& x1) {
+ALWAYS_INLINE void narrow(const DepthTriangle& t, double y, int& x0, int& x1) {
   double left = std::numeric_limits<double>::infinity(), right = -left;
   for (int i = 0; i < 3; ++i) {
     const int j = i == 2 ? 0 : i + 1;
@@ -123,7 +123,7 @@ VECTOR_CLONES void draw(const Record* records, const int32_t* list, int64_t coun
   for (int64_t k = 0; k < count; ++k) {
     const int32_t number = list[k];
     const Record& own = records[number];
-    const Triangle t = own.triangle;
+    const DepthTriangle t = own.triangle;
     const int end = std::min(own.box.y1 + 1, band.end);
     const bool narrowed = own.box.x1 - own.box.x0 >= kWide && is_tame(t);
     for (int y = std::max(own.box.y0, band.first); y < end; ++y) {

@@ -25,7 +25,7 @@ constexpr int kTileWidth = 32, kTileHeight = kThreads / kTileWidth;
 constexpr int kBlocksPerProcessor = 8;
 
 struct Drawing {
-  Triangle triangle;
+  DepthTriangle triangle;
   PixelBox box;
 };
 
@@ -49,7 +49,7 @@ __device__ __forceinline__ bool set_up(const MeshRaster<T>& a, int64_t item, Dra
          make_triangle(x, y, z, int(a.H), int(a.W), drawing.triangle, drawing.box, turned);
 }
 
-__device__ __forceinline__ void draw(const Triangle& triangle, int x, int y, int32_t face,
+__device__ __forceinline__ void draw(const DepthTriangle& triangle, int x, int y, int32_t face,
                                      long long* pixel) {
   const Edges edges = edges_at(triangle, double(x), double(y));
   if (edges.covered())
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads) draw_faces_kernel(MeshRaster<T> a, W
 }
 
 // Whether no pixel of a tile can be covered: far enough outside of one of the edges.
-__device__ __forceinline__ bool misses(const Triangle& t, double left, double top) {
+__device__ __forceinline__ bool misses(const DepthTriangle& t, double left, double top) {
   const double half_x = 0.5 * kTileWidth, half_y = 0.5 * kTileHeight;
   const double cx = left + half_x, cy = top + half_y;
 #pragma unroll
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kThreads) write_faces_kernel(MeshRaster<T> a, 
   int32_t face = -1;
   if (key != kNoFace) {
     face = int32_t(key & 0x7fffffff);
-    Triangle t;
+    DepthTriangle t;
     double z[3], exact[3];
     read_face(a, n, face, t.x, t.y, z);
     const Edges edges = edges_at(t, double(pixel % W), double(pixel / W));

@@ -10,6 +10,7 @@ namespace pose_kernels::cuda {
 // WIDE: lanes are 32 channels; else they are 4 corners x 8 slots, slot 0 the weight, then channels.
 template <class A, bool WIDE>
 struct Patch {
+  static constexpr bool kWide = WIDE;
   static constexpr int kRows = kBandRows;
   static constexpr int kColumns = WIDE ? 32 / int(sizeof(A)) : 32;
   static constexpr int kTexels = kRows * kColumns;
@@ -121,6 +122,54 @@ struct Patch {
   }
 };
 
+// How the patches cover an atlas.
+struct PatchGrid {
+  int64_t count;              // of patches, all in all
+  int columns, bands, passes; // of them along x and y of a tile, and over its channels
+  int per_pass;               // channels of a pass, the last one may have fewer
+  bool last;                  // channels last
+  bool vector, weight_vector; // 16-byte stores are allowed
+
+  struct Place {
+    int64_t tile;
+    int pass, row, column;
+  };
+
+  // Patch number i: neighbors in memory go to neighboring warps.
+  __device__ __forceinline__ Place place(int64_t i) const {
+    Place at{};
+    if (last)
+      at.pass = int(i % passes), i /= passes;
+    at.column = int(i % columns);
+    i /= columns;
+    at.row = int(i % bands);
+    i /= bands;
+    if (!last)
+      at.pass = int(i % passes), i /= passes;
+    at.tile = i;
+    return at;
+  }
+
+  template <class P, class T, class A>
+  static PatchGrid plan(int64_t tiles, int64_t S, int64_t C, const Planes<T>& atlas,
+                        const A* weight) {
+    PatchGrid grid;
+    grid.columns = int(blocks_for(S, P::kColumns));
+    grid.bands = int(blocks_for(S, P::kRows));
+    grid.passes = C > 0 ? int(blocks_for(C, P::kChannels)) : 1;
+    grid.per_pass = P::kWide ? P::kChannels : int(blocks_for(C, grid.passes));
+    grid.count = tiles * grid.bands * grid.columns * grid.passes;
+    grid.last = atlas.pixel != 1;
+    if (grid.last)
+      grid.vector = S * C % kVector<T> == 0 && (grid.passes == 1 || C % kVector<T> == 0);
+    else
+      grid.vector = S % kVector<T> == 0;
+    grid.vector = grid.vector && aligned(atlas.data);
+    grid.weight_vector = S % kVector<A> == 0 && aligned(weight);
+    return grid;
+  }
+};
+
 // Stores a patch of one plane: `value(texel)` at rows x columns of it. Lanes run along x.
 template <class T, int COLUMNS, class Value>
 __device__ __forceinline__ void store_plane(T* plane, int64_t S, int rows, int columns, bool vector,
@@ -169,6 +218,32 @@ __device__ __forceinline__ void store_texels(T* patch, int64_t S, int64_t C, int
         c -= channels, ++x;
     }
   }
+}
+
+// Stores what a warp's patch at (x0, y0) of a tile holds, its weights (unless null) in pass 0.
+template <class P, class T, class A>
+__device__ __forceinline__ void store_patch(const P& patch, const PatchGrid& grid, int64_t tile,
+                                            int pass, int x0, int y0, int S, int64_t C,
+                                            int channels, const Planes<T>& out, A* weight) {
+  const int rows = S - y0 < P::kRows ? S - y0 : P::kRows;
+  const int columns = S - x0 < P::kColumns ? S - x0 : P::kColumns;
+  T* atlas = out.data + tile * C * S * S + pass * int64_t(grid.per_pass) * out.channel +
+             (int64_t(y0) * S + x0) * out.pixel;
+  if (P::kWide || grid.last) {
+    const auto value = [&](int c, int texel) { return patch.value(c, texel); };
+    if (channels > 0 && grid.vector)
+      store_texels<T, P::kColumns, kVector<T>>(atlas, S, C, channels, rows, columns, value);
+    else if (channels > 0)
+      store_texels<T, P::kColumns, 1>(atlas, S, C, channels, rows, columns, value);
+  } else {
+    for (int c = 0; c < channels; ++c)
+      store_plane<T, P::kColumns>(atlas + c * out.channel, S, rows, columns, grid.vector,
+                                  [&](int texel) { return patch.value(c, texel); });
+  }
+  if (weight && pass == 0)
+    store_plane<A, P::kColumns>(
+        weight + tile * S * S + int64_t(y0) * S + x0, S, rows, columns, grid.weight_vector,
+        [&](int texel) { return patch.touched ? patch.weight[texel] : A(0); });
 }
 
 } // namespace pose_kernels::cuda

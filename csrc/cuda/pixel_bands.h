@@ -76,9 +76,30 @@ __device__ __forceinline__ int lower_bound(const uint32_t* keys, uint32_t key) {
   return first;
 }
 
+// Where uv_splat sorts a pixel to. `part`: 0 where it is nothing, before more is read; `bin`: -1
+// where it is nothing after all.
 template <class A>
+struct SplatKey {
+  PartMap map;
+  const A* uv;
+  int64_t image_pixels, bands;
+  int P, S;
+
+  __device__ __forceinline__ int part(int64_t n, int64_t pixel) const {
+    return part_at(map, n * image_pixels + pixel, P);
+  }
+  __device__ __forceinline__ int64_t bin(int64_t n, int64_t pixel, int part) const {
+    const A* at = uv + n * 2 * image_pixels + pixel;
+    TilePoint<A> point;
+    if (!tile_point(at[0], at[image_pixels], S, point))
+      return -1;
+    return (part - 1) * bands + point.y0 / kBandRows;
+  }
+};
+
+template <class A, class Key>
 __global__ void __launch_bounds__(kSortThreads)
-    sort_pixels_kernel(PartMap part, const A* __restrict__ uv, int64_t image_pixels, int P, int S,
+    sort_pixels_kernel(Key where, const A* __restrict__ uv, int64_t image_pixels,
                        PixelBands<A> out) {
   static_assert(2 * kSortThreads == kDigits * kSortWarps, "block_prefix takes two counts a thread");
   auto* keys = reinterpret_cast<uint32_t*>(dynamic_shared());          // [kChunk]
@@ -98,16 +119,15 @@ __global__ void __launch_bounds__(kSortThreads)
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
     const int64_t pixel = chunk * kChunk + mine + r * kWarp;
-    rank[r] = pixel < image_pixels ? part_at(part, n * image_pixels + pixel, P) : 0;
+    rank[r] = pixel < image_pixels ? where.part(n, pixel) : 0;
   }
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
     index[r] = uint16_t(mine + r * kWarp);
     key[r] = background;
-    TilePoint<A> point;
-    const int64_t pixel = chunk * kChunk + index[r];
-    if (rank[r] > 0 && tile_point(uv[pixel], uv[image_pixels + pixel], S, point)) {
-      key[r] = uint32_t((rank[r] - 1) * out.bands + point.y0 / kBandRows);
+    const int64_t bin = rank[r] > 0 ? where.bin(n, chunk * kChunk + index[r], rank[r]) : -1;
+    if (bin >= 0) {
+      key[r] = uint32_t(bin);
       any = true;
     }
   }
@@ -160,11 +180,11 @@ __global__ void __launch_bounds__(kSortThreads)
   }
 }
 
-template <class A>
-void sort_pixels(PartMap part, const A* uv, int64_t N, int64_t image_pixels, int64_t P, int64_t S,
+template <class A, class Key>
+void sort_pixels(const Key& key, const A* uv, int64_t N, int64_t image_pixels,
                  const PixelBands<A>& out, void* stream) {
-  launch("sort_pixels", sort_pixels_kernel<A>, N * out.chunks, kSortThreads, kSortShared, stream,
-         part, uv, image_pixels, int(P), int(S), out);
+  launch("sort_pixels", sort_pixels_kernel<A, Key>, N * out.chunks, kSortThreads, kSortShared,
+         stream, key, uv, image_pixels, out);
 }
 
 // One warp's reading of a band: 32 pixels at a time, lane by lane, always in the same order.

@@ -29,35 +29,17 @@ constexpr int kSplatThreads = 128;
 constexpr int kSplatWarps = kSplatThreads / kWarp;
 constexpr int kBackwardThreads = 128;
 
-// How the patches cover the atlas.
-struct PatchGrid {
-  int64_t count;              // of patches, all in all
-  int columns, bands, passes; // of them along x and y of a tile, and over its channels
-  int per_pass;               // channels of a pass, the last one may have fewer
-  bool last;                  // channels last
-  bool vector, weight_vector; // 16-byte stores are allowed
-};
-
 template <class T, bool WIDE>
 __global__ void __launch_bounds__(kSplatThreads, sizeof(acc_t<T>) == 4 ? 7 : 5)
     uv_splat_kernel(UvSplat<T> a, PixelBands<acc_t<T>> lists, PatchGrid grid) {
   using A = acc_t<T>;
   using P = Patch<A, WIDE>;
-  int64_t i = int64_t(blockIdx.x) * kSplatWarps + warp_index();
+  const int64_t i = int64_t(blockIdx.x) * kSplatWarps + warp_index();
   if (i >= grid.count)
     return;
 
-  // This warp's patch: neighbors in memory go to neighboring warps.
-  int pass = 0;
-  if (grid.last)
-    pass = int(i % grid.passes), i /= grid.passes;
-  const int column = int(i % grid.columns);
-  i /= grid.columns;
-  const int row = int(i % grid.bands);
-  i /= grid.bands;
-  if (!grid.last)
-    pass = int(i % grid.passes), i /= grid.passes;
-  const int64_t tile = i, n = tile / a.P; // tile = n P + p
+  const auto [tile, pass, row, column] = grid.place(i);
+  const int64_t n = tile / a.P; // tile = n P + p
   const int S = int(a.S), x0 = column * P::kColumns, y0 = row * P::kRows;
   const int64_t c0 = pass * int64_t(grid.per_pass);
   const int channels = int(a.C - c0 < grid.per_pass ? a.C - c0 : grid.per_pass);
@@ -89,44 +71,14 @@ __global__ void __launch_bounds__(kSplatThreads, sizeof(acc_t<T>) == 4 ? 7 : 5)
 
   if (patch.touched && a.normalize)
     patch.normalize(channels, a.min_weight);
-  const int rows = S - y0 < P::kRows ? S - y0 : P::kRows;
-  const int columns = S - x0 < P::kColumns ? S - x0 : P::kColumns;
-  T* atlas = a.atlas.data + tile * a.C * S * S + c0 * a.atlas.channel +
-             (int64_t(y0) * S + x0) * a.atlas.pixel;
-  if (WIDE || grid.last) {
-    const auto value = [&](int c, int texel) { return patch.value(c, texel); };
-    if (channels > 0 && grid.vector)
-      store_texels<T, P::kColumns, kVector<T>>(atlas, S, a.C, channels, rows, columns, value);
-    else if (channels > 0)
-      store_texels<T, P::kColumns, 1>(atlas, S, a.C, channels, rows, columns, value);
-  } else {
-    for (int c = 0; c < channels; ++c)
-      store_plane<T, P::kColumns>(atlas + c * a.atlas.channel, S, rows, columns, grid.vector,
-                                  [&](int texel) { return patch.value(c, texel); });
-  }
-  if (a.weight && pass == 0)
-    store_plane<A, P::kColumns>(
-        a.weight + tile * S * S + int64_t(y0) * S + x0, S, rows, columns, grid.weight_vector,
-        [&](int texel) { return patch.touched ? patch.weight[texel] : A(0); });
+  store_patch(patch, grid, tile, pass, x0, y0, S, a.C, channels, a.atlas, a.weight);
 }
 
 template <class T, bool WIDE>
 void splat_patches(const UvSplat<T>& a, const PixelBands<acc_t<T>>& lists, void* stream) {
   using A = acc_t<T>;
   using P = Patch<A, WIDE>;
-  PatchGrid grid;
-  grid.columns = int(blocks_for(a.S, P::kColumns));
-  grid.bands = int(lists.bands);
-  grid.passes = a.C > 0 ? int(blocks_for(a.C, P::kChannels)) : 1;
-  grid.per_pass = WIDE ? P::kChannels : int(blocks_for(a.C, grid.passes));
-  grid.count = a.N * a.P * grid.bands * grid.columns * grid.passes;
-  grid.last = a.atlas.pixel != 1;
-  if (grid.last)
-    grid.vector = a.S * a.C % kVector<T> == 0 && (grid.passes == 1 || a.C % kVector<T> == 0);
-  else
-    grid.vector = a.S % kVector<T> == 0;
-  grid.vector = grid.vector && aligned(a.atlas.data);
-  grid.weight_vector = a.S % kVector<A> == 0 && aligned(a.weight);
+  const auto grid = PatchGrid::plan<P>(a.N * a.P, a.S, a.C, a.atlas, a.weight);
   launch("uv_splat", uv_splat_kernel<T, WIDE>, blocks_for(grid.count, kSplatWarps), kSplatThreads,
          kSplatWarps * P::elements(grid.per_pass) * int64_t(sizeof(A)), stream, a, lists, grid);
 }
@@ -220,7 +172,8 @@ int64_t uv_splat_workspace(const UvSplat<T>& a) {
 template <class T>
 void uv_splat(const UvSplat<T>& a, void* workspace, void* stream) {
   const PixelBands<acc_t<T>> lists(a.N, a.H * a.W, a.P, a.S, workspace);
-  sort_pixels(a.part, a.uv, a.N, a.H * a.W, a.P, a.S, lists, stream);
+  const SplatKey<acc_t<T>> key{a.part, a.uv, a.H * a.W, lists.bands, int(a.P), int(a.S)};
+  sort_pixels(key, a.uv, a.N, a.H * a.W, lists, stream);
   if (a.atlas.pixel != 1 && a.C > Patch<acc_t<T>, false>::kChannels)
     splat_patches<T, true>(a, lists, stream);
   else

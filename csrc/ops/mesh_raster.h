@@ -2,7 +2,7 @@
 // mesh_raster: what a launcher gets. T is float or double.
 #pragma once
 
-#include "../math/triangle.h"
+#include "../math/depth_triangle.h"
 
 namespace pose_kernels {
 

@@ -24,7 +24,7 @@ from ..files import open_folder, write_files
 from ..io import IUV
 from ..person import POSES, Rendering, render_person
 from ..repose_volume import Repose, repose_volume
-from ..transfer import Stage, Transfer, transfer_texture
+from ..transfer import LIFTS, Stage, Transfer, transfer_texture
 from . import comparison, repose_report, transfer_report
 
 SOURCE, TARGET = "stand", "walk"
@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=int,
         help="side of an atlas tile; the pictures are twice that (256; with --quick 64)",
+    )
+    add(
+        "--lift",
+        choices=LIFTS,
+        default=LIFTS[0],
+        help="from the photo onto the atlas (%(default)s)",
     )
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--identity", type=int, default=0, help="seed of the person's looks (%(default)s)")
@@ -60,11 +66,14 @@ def run(args: argparse.Namespace) -> int:
     device = torch.device(args.device)
     print(f"pose_kernels {__version__}, torch {torch.__version__}, {_place(device)}")
 
-    print("\ntexture transfer on the built-in person; splat, fill, gather timed at a second call")
+    print(
+        "\ntexture transfer on the built-in person; "
+        f"{args.lift}, fill, gather timed at a second call"
+    )
     note = f"{2 * size} x {2 * size} pixels"
     source = _timed(f'draw "{SOURCE}"', note, lambda: _draw(SOURCE, args.identity, size, device))
     target = _timed(f'draw "{TARGET}"', note, lambda: _draw(TARGET, args.identity, size, device))
-    result = _transfer(source, target, size)
+    result = _transfer(source, target, size, args.lift)
     scores = transfer_report.score(
         result, target.image, None, source.image, IUV(source.part, source.uv)
     )
@@ -126,16 +135,16 @@ def _draw(pose: str, identity: int, size: int, device: torch.device) -> Renderin
     return Rendering(*(x.to(device) for x in render_person(pose, identity, 2 * size)))
 
 
-def _transfer(source: Rendering, target: Rendering, size: int) -> Transfer:
+def _transfer(source: Rendering, target: Rendering, size: int, lift: str) -> Transfer:
     """The job, twice: the first call pays for loading libraries and touching fresh memory."""
 
     def job(on_stage: Callable[[Stage], None] | None) -> Transfer:
         given = IUV(source.part, source.uv)
         wanted = IUV(target.part, target.uv)
-        return transfer_texture(source.image, given, wanted, size, on_stage=on_stage)
+        return transfer_texture(source.image, given, wanted, size, lift=lift, on_stage=on_stage)
 
     notes = {
-        "splat": "photo -> 24 tiles",
+        lift: "photo -> 24 tiles",
         "fill": "what the photo does not show",
         "gather": "tiles -> the new pose",
     }
@@ -209,7 +218,7 @@ def _panel(
             panel.atlas_picture(result.partial, result.weight),
             "partial atlas",
             f"{100 * float(seen.float().mean()):.0f} % of the texels",
-            "splat",
+            result.lift,
         ),
         panel.Card(
             panel.atlas_picture(result.atlas, filled.float()),

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import io, silhouette
 from ..files import open_folder, write_files
 from ..io import IUV
-from ..transfer import Stage, same_size, transfer_texture
+from ..transfer import LIFTS, Stage, same_size, transfer_texture
 from . import transfer_report as report
 
 _LARGEST_SIZE = 2048  # 24 x 3 x 2048 x 2048 floats are 1.2 GB, and several are held
@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--radius",
         type=int,
         help="texels from a seen texel that count as covered (12 at size 256)",
+    )
+    add(
+        "--lift",
+        choices=LIFTS,
+        default=LIFTS[0],
+        help="splat: fill what lies between the photo's pixels; raster: interpolate there",
     )
     add("--samples", type=int, default=2, help="points per pixel and axis (%(default)s)")
     add(
@@ -107,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         radius=args.radius,
         samples=args.samples,
         background=blank,
+        lift=args.lift,
         on_stage=_progress,
     )
     start = time.perf_counter()

@@ -103,6 +103,7 @@ def files(
         "device": str(result.image.device),
         "size": result.atlas.shape[-1],
         "radius": result.radius,
+        "lift": None if result.partial is None else result.lift,
         "scores": scores,
         "stages": [stage._asdict() for stage in result.stages],
     }
@@ -142,7 +143,7 @@ def _panel(
     if result.partial is not None and result.weight is not None:
         seen = panel.atlas_picture(result.partial, result.weight)
         share = _percent(float((result.weight > 1e-3).float().mean()))
-        cards.append(panel.Card(seen, "partial atlas", f"{share} of the texels", "splat"))
+        cards.append(panel.Card(seen, "partial atlas", f"{share} of the texels", result.lift))
     everywhere = torch.ones_like(result.atlas[:, 0])
     filled = panel.atlas_picture(result.atlas, everywhere)
     side = result.atlas.shape[-1]

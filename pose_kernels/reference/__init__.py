@@ -13,6 +13,7 @@ from .mesh_raster import mesh_raster
 from .push_pull import push_pull
 from .region_crop import region_crop
 from .uv_gather import uv_gather
+from .uv_raster import uv_raster
 from .uv_splat import uv_splat
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "push_pull",
     "region_crop",
     "uv_gather",
+    "uv_raster",
     "uv_splat",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mesh_raster in pure PyTorch: the specification in code. Mirrors csrc/math/triangle.h.
+"""mesh_raster in pure PyTorch: the specification in code. Mirrors csrc/math/depth_triangle.h.
 
 The arithmetic is part of the definition, so that every backend finds the same face at every pixel:
 float64, one operation at a time. Faces are expanded to the pixels of their boxes, a million at a

@@ -23,14 +23,14 @@ def uv_splat(
 ) -> tuple[Tensor, Tensor]:
     """See :func:`pose_kernels.uv_splat`. Differentiable through plain autograd."""
     points = tile_points(part, uv.to(geometry_dtype(image.dtype)), num_parts, size)
-    total, weight = _accumulate(points, points.weight, image, num_parts, size)
+    total, weight = accumulate(points, points.weight, image, num_parts, size)
     if normalize:
         visible = weight > min_weight
         total = (total / weight.where(visible, 1)[:, :, None]).where(visible[:, :, None], 0)
     return in_format_of(total.to(image.dtype), image), weight
 
 
-def _accumulate(
+def accumulate(
     points: TilePoints, weights: Tensor, image: Tensor, num_parts: int, size: int
 ) -> tuple[Tensor, Tensor]:
     """Sum of weights * image and of weights, per texel. weights (4, N, H W)."""
@@ -70,10 +70,10 @@ def uv_splat_tangent(
     d_total = torch.zeros_like(atlas, dtype=geometry_dtype(image.dtype))
     d_weight = None
     if image_tangent is not None:
-        d_total = d_total + _accumulate(points, points.weight, image_tangent, num_parts, size)[0]
+        d_total = d_total + accumulate(points, points.weight, image_tangent, num_parts, size)[0]
     if uv_tangent is not None:
         dw = points.along(uv_tangent)
-        moved, d_weight = _accumulate(points, dw, image, num_parts, size)
+        moved, d_weight = accumulate(points, dw, image, num_parts, size)
         d_total = d_total + moved
     if normalize:
         visible = weight > min_weight
@@ -104,7 +104,7 @@ def uv_splat_backward(
     if weight is not None:
         visible = (weight > min_weight)[:, :, None]
         q = (q / weight[:, :, None].where(visible, 1)).where(visible, 0)
-    q = _corners(q, points)  # (4, N, H W, C)
+    q = corners(q, points)  # (4, N, H W, C)
     grad_image = grad_uv = grad_atlas.new_empty(0)
     if need_image:
         grad = (points.weight[..., None] * q).sum(0).transpose(1, 2).reshape(N, C, H, W)
@@ -114,16 +114,16 @@ def uv_splat_backward(
         color = image.reshape(N, C, H * W).transpose(1, 2).to(accumulator)
         if weight is not None:
             assert atlas is not None
-            color = color - _corners(atlas.to(accumulator), points)
+            color = color - corners(atlas.to(accumulator), points)
         g = (color * q).sum(-1)  # (4, N, H W)
         if grad_weight is not None:
-            g = g + _corners(grad_weight[:, :, None], points)[..., 0]
+            g = g + corners(grad_weight[:, :, None], points)[..., 0]
         g = g.where(points.inside, 0)
         grad_uv = (points.tangent * g).sum(1).movedim(0, 1).reshape(N, 2, H, W)
     return grad_image, grad_uv.to(uv.dtype)
 
 
-def _corners(atlas: Tensor, points: TilePoints) -> Tensor:
+def corners(atlas: Tensor, points: TilePoints) -> Tensor:
     """(N, P, C, S, S) read at the four corners of every pixel: (4, N, H W, C)."""
     N, P, C, S, _ = atlas.shape
     texels = atlas.movedim(2, -1).reshape(N * P * S * S, C)

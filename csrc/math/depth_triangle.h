@@ -19,7 +19,8 @@
 namespace pose_kernels {
 
 constexpr double kLargestCoordinate = 3.4028234663852886e38; // of float32
-constexpr double kLeastArea = 1e-150; // twice the area; no float32 triangle lies between it and 0
+constexpr double kLeastDoubledArea =
+    1e-150; // twice the area; no float32 triangle lies between it and 0
 
 HD double product(double a, double b) {
 #ifdef __CUDA_ARCH__
@@ -33,7 +34,7 @@ HD double cross(double ax, double ay, double bx, double by) {
   return product(ax, by) - product(ay, bx);
 }
 
-struct Triangle {
+struct DepthTriangle {
   double x[3], y[3]; // turned so that the area is positive: vertices 1 and 2 may be exchanged
   double z0, w1, w2, nearest, farthest;
 };
@@ -68,7 +69,7 @@ HD double greatest(const double v[3]) {
 // False where the triangle reaches no pixel center of an H x W image, has a number that is not
 // finite in float32, or no area. `turned`: vertices 1 and 2 were exchanged.
 HD bool make_triangle(const double x[3], const double y[3], const double z[3], int H, int W,
-                      Triangle& t, PixelBox& box, bool& turned) {
+                      DepthTriangle& t, PixelBox& box, bool& turned) {
   for (int i = 0; i < 3; ++i) {
     const bool known = x[i] >= -kLargestCoordinate && x[i] <= kLargestCoordinate &&
                        y[i] >= -kLargestCoordinate && y[i] <= kLargestCoordinate &&
@@ -83,7 +84,7 @@ HD bool make_triangle(const double x[3], const double y[3], const double z[3], i
   const double area = cross(x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]);
   turned = area < 0;
   const double size = turned ? -area : area;
-  if (!(size >= kLeastArea))
+  if (!(size >= kLeastDoubledArea))
     return false;
   t.x[0] = x[0], t.x[1] = turned ? x[2] : x[1], t.x[2] = turned ? x[1] : x[2];
   t.y[0] = y[0], t.y[1] = turned ? y[2] : y[1], t.y[2] = turned ? y[1] : y[2];
@@ -100,14 +101,14 @@ struct Edges {
   HD bool covered() const { return e[0] >= 0 && e[1] >= 0 && e[2] >= 0; }
 };
 
-HD Edges edges_at(const Triangle& t, double px, double py) {
+HD Edges edges_at(const DepthTriangle& t, double px, double py) {
   const double x0 = t.x[0] - px, x1 = t.x[1] - px, x2 = t.x[2] - px;
   const double y0 = t.y[0] - py, y1 = t.y[1] - py, y2 = t.y[2] - py;
   return {{cross(x1, y1, x2, y2), cross(x2, y2, x0, y0), cross(x0, y0, x1, y1)}};
 }
 
 // In float32, within the depths of the vertices; -0 becomes 0.
-HD float depth_at(const Triangle& t, double e1, double e2) {
+HD float depth_at(const DepthTriangle& t, double e1, double e2) {
   const double plane = t.z0 + (product(e1, t.w1) + product(e2, t.w2));
   const double above = plane < t.nearest ? t.nearest : plane;
   return float(above > t.farthest ? t.farthest : above) + 0.0f;
