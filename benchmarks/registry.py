@@ -39,6 +39,7 @@ MODULES = {
     "helmert_fit": "benchmarks.bench_helmert_fit",
     "helmert_warp": "benchmarks.bench_helmert_warp",
     "heatmap": "benchmarks.bench_heatmap",
+    "flow_warp": "benchmarks.bench_flow_warp",
 }
 DIRECTIONS = ("forward", "backward", "both")
 KINDS = ("ours", "eager", "smart", "compiled", "peer")

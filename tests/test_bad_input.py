@@ -27,6 +27,8 @@ FILL = {"atlas": atlas, "weight": weight}
 volume, maps = torch.zeros(2, 3, 4, 5, 6), torch.zeros(2, 7, 3, 4)
 bits, dense = torch.zeros(2, 4, 5, 6, dtype=torch.int32), torch.zeros(2, 7, 4, 5, 6)
 WARP = {"volume": volume, "mask": bits, "transform": maps}
+flow, seen = torch.zeros(2, 2, 6, 7), torch.zeros(2, 6, 7, dtype=torch.uint8)
+FLOW = {"image": image, "flow": flow, "visibility": seen}
 floats = "must be float32, float64, float16 or bfloat16"
 kinds = "must be int32 bits (N, D, H, W), or floating or bool (N, P, D, H, W)"
 
@@ -139,6 +141,27 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("helmert_warp", WARP, {"mask": dense.to("meta")}, "mask must be on cpu as volume is, got meta"),
     ("helmert_warp", WARP, {"mask": bits.to_sparse()}, "mask must be a dense (strided) tensor, got layout torch.sparse_coo"),
     ("helmert_warp", WARP, {"mask": dense.to_sparse()}, "mask must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    # flow_warp
+    ("flow_warp", FLOW, {"image": image[0]}, "image must be (N, C, H, W), got (3, 8, 9) float32"),
+    ("flow_warp", FLOW, {"image": image.int()}, f"image {floats}, got (2, 3, 8, 9) int32"),
+    ("flow_warp", FLOW, {"image": image[..., :0]}, "image must have 1 to 2^24 - 1 pixels a side, got (2, 3, 8, 0) float32"),
+    ("flow_warp", FLOW, {"image": image[..., :1, :1].expand(2, 3, 1, 2**24)}, "image must have 1 to 2^24 - 1 pixels a side, got (2, 3, 1, 16777216) float32"),
+    ("flow_warp", FLOW, {"image": image.to_sparse()}, "image must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    ("flow_warp", FLOW, {"flow": flow[:, 0]}, "flow must be (N, 2, H', W'), got (2, 6, 7) float32"),
+    ("flow_warp", FLOW, {"flow": flow[:1]}, "flow must be (N, 2, H', W') = (2, 2, 6, 7) as in image, got (1, 2, 6, 7) float32"),
+    ("flow_warp", FLOW, {"flow": flow.permute(0, 2, 3, 1)}, "flow must be (N, 2, H', W') = (2, 2, 7, 2) as in image, got (2, 6, 7, 2) float32"),
+    ("flow_warp", FLOW, {"flow": flow.long()}, f"flow {floats}, got (2, 2, 6, 7) int64"),
+    ("flow_warp", FLOW, {"flow": flow.to("meta")}, "flow must be on cpu as image is, got meta"),
+    ("flow_warp", FLOW, {"flow": flow[..., :1, :1].expand(2, 2, 2**24, 1), "visibility": None}, "flow must have at most 2^24 - 1 pixels a side, got (2, 2, 16777216, 1) float32"),
+    ("flow_warp", FLOW, {"visibility": seen[0]}, "visibility must be (N, H', W'), got (6, 7) uint8"),
+    ("flow_warp", FLOW, {"visibility": seen[:, :5]}, "visibility must be (N, H', W') = (2, 6, 7) as in image and flow, got (2, 5, 7) uint8"),
+    ("flow_warp", FLOW, {"visibility": seen.float()}, "visibility must have an integer dtype, got (2, 6, 7) float32"),
+    ("flow_warp", FLOW, {"visibility": seen.long()}, "visibility must be uint8, got (2, 6, 7) int64"),
+    ("flow_warp", FLOW, {"visibility": seen.to("meta")}, "visibility must be on cpu as image is, got meta"),
+    ("flow_warp", FLOW, {"mode": "both"}, "mode must be one of 'plain', 'gate', 'expand', got 'both'"),
+    ("flow_warp", FLOW, {"padding": "reflection"}, "padding must be one of 'zeros', 'border', got 'reflection'"),
+    ("flow_warp", FLOW, {"visibility": None, "mode": "gate"}, "visibility must be given for mode 'gate', got None"),
+    ("flow_warp", FLOW, {"visibility": None, "mode": "expand"}, "visibility must be given for mode 'expand', got None"),
 ]  # fmt: skip
 
 TYPE_ROWS = [
@@ -155,6 +178,9 @@ TYPE_ROWS = [
     ("push_pull", FILL, {"weight": None}, "weight must be a torch.Tensor, got NoneType None"),
     ("push_pull", FILL, {"radius": 1.5}, "radius must be None or an int, got float 1.5"),
     ("push_pull", FILL, {"radius": True}, "radius must be None or an int, got bool True"),
+    ("flow_warp", FLOW, {"image": None}, "image must be a torch.Tensor, got NoneType None"),
+    ("flow_warp", FLOW, {"flow": 1.0}, "flow must be a torch.Tensor, got float 1.0"),
+    ("flow_warp", FLOW, {"visibility": [0]}, "visibility must be a torch.Tensor, got list [0]"),
     ("helmert_warp", WARP, {"volume": None}, "volume must be a torch.Tensor, got NoneType None"),
     ("helmert_warp", WARP, {"mask": [1]}, "mask must be a torch.Tensor, got list [1]"),
     ("helmert_warp", WARP, {"transform": "A"}, "transform must be a torch.Tensor, got str 'A'"),

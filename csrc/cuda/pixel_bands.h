@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The foreground pixels of every image, sorted by where on the atlas they land.
+// The pixels of every image that land anywhere, sorted by where on the atlas they do; for flow_warp,
+// by which rows of the image they read.
 //
-// A band is kBandRows texel rows of one part's tile. A block takes a chunk of 2,048 consecutive
-// pixels, finds the band of each (of its upper corners) and sorts them by band with a stable radix
+// A band is kBandRows texel rows of one part's tile, or rows of the image. A block takes a chunk of
+// 2,048 consecutive pixels, finds the band of each (of its upper corners) and sorts them by band with a stable radix
 // sort in shared memory. Ranks come from ballots, so the order is band first, then pixel, on every
 // run. The sorted chunk is written where the chunk itself lies, beside a table of where each band
 // begins in it: no pass over a whole image is needed, and any number of parts works. A pixel
@@ -36,8 +37,9 @@ struct PixelBands {
   BandPixel<A>* pixels;        // [N, chunks, kChunk]     each chunk's foreground, sorted
   uint16_t* first;             // [N, bins + 1, chunks]   where a bin begins in each chunk
 
-  PixelBands(int64_t N, int64_t image_pixels, int64_t P, int64_t S, void* workspace)
-      : chunks(blocks_for(image_pixels, kChunk)), bands(blocks_for(S, kBandRows)), bins(P * bands),
+  // P tiles of `rows` rows.
+  PixelBands(int64_t N, int64_t image_pixels, int64_t P, int64_t rows, void* workspace)
+      : chunks(blocks_for(image_pixels, kChunk)), bands(blocks_for(rows, kBandRows)), bins(P * bands),
         pixels(static_cast<BandPixel<A>*>(workspace)),
         first(reinterpret_cast<uint16_t*>(pixels + N * chunks * kChunk)) {}
 
@@ -76,9 +78,28 @@ __device__ __forceinline__ int lower_bound(const uint32_t* keys, uint32_t key) {
   return first;
 }
 
+// Where the pixels of uv_splat land: may_land reads the part, lands the coordinates of those.
 template <class A>
+struct PartKeys {
+  PartMap part;
+  int P, S;
+  int64_t bands; // per tile
+
+  __device__ __forceinline__ int may_land(int64_t i) const { return part_at(part, i, P); }
+  __device__ __forceinline__ bool lands(int part, int64_t, A u, A v, uint32_t& bin) const {
+    TilePoint<A> point;
+    if (!tile_point(u, v, S, point))
+      return false;
+    bin = uint32_t((part - 1) * bands + point.y0 / kBandRows);
+    return true;
+  }
+};
+
+// `find`: may_land(index in all images), a number above 0 where a pixel may take part, from which
+// lands() finds its bin. `uv`: two coordinates of every pixel, which travel with it.
+template <class A, class Keys>
 __global__ void __launch_bounds__(kSortThreads)
-    sort_pixels_kernel(PartMap part, const A* __restrict__ uv, int64_t image_pixels, int P, int S,
+    sort_pixels_kernel(Keys find, const A* __restrict__ uv, int64_t image_pixels,
                        PixelBands<A> out) {
   static_assert(2 * kSortThreads == kDigits * kSortWarps, "block_prefix takes two counts a thread");
   auto* keys = reinterpret_cast<uint32_t*>(dynamic_shared());          // [kChunk]
@@ -98,18 +119,15 @@ __global__ void __launch_bounds__(kSortThreads)
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
     const int64_t pixel = chunk * kChunk + mine + r * kWarp;
-    rank[r] = pixel < image_pixels ? part_at(part, n * image_pixels + pixel, P) : 0;
+    rank[r] = pixel < image_pixels ? find.may_land(n * image_pixels + pixel) : 0;
   }
 #pragma unroll
   for (int r = 0; r < kRounds; ++r) {
     index[r] = uint16_t(mine + r * kWarp);
     key[r] = background;
-    TilePoint<A> point;
     const int64_t pixel = chunk * kChunk + index[r];
-    if (rank[r] > 0 && tile_point(uv[pixel], uv[image_pixels + pixel], S, point)) {
-      key[r] = uint32_t((rank[r] - 1) * out.bands + point.y0 / kBandRows);
+    if (rank[r] > 0 && find.lands(rank[r], pixel, uv[pixel], uv[image_pixels + pixel], key[r]))
       any = true;
-    }
   }
 
   if (block_any(any)) {
@@ -160,11 +178,11 @@ __global__ void __launch_bounds__(kSortThreads)
   }
 }
 
-template <class A>
-void sort_pixels(PartMap part, const A* uv, int64_t N, int64_t image_pixels, int64_t P, int64_t S,
+template <class A, class Keys>
+void sort_pixels(const Keys& find, const A* uv, int64_t N, int64_t image_pixels,
                  const PixelBands<A>& out, void* stream) {
-  launch("sort_pixels", sort_pixels_kernel<A>, N * out.chunks, kSortThreads, kSortShared, stream,
-         part, uv, image_pixels, int(P), int(S), out);
+  launch("sort_pixels", sort_pixels_kernel<A, Keys>, N * out.chunks, kSortThreads, kSortShared,
+         stream, find, uv, image_pixels, out);
 }
 
 // One warp's reading of a band: 32 pixels at a time, lane by lane, always in the same order.

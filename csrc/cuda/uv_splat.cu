@@ -220,7 +220,8 @@ int64_t uv_splat_workspace(const UvSplat<T>& a) {
 template <class T>
 void uv_splat(const UvSplat<T>& a, void* workspace, void* stream) {
   const PixelBands<acc_t<T>> lists(a.N, a.H * a.W, a.P, a.S, workspace);
-  sort_pixels(a.part, a.uv, a.N, a.H * a.W, a.P, a.S, lists, stream);
+  const PartKeys<acc_t<T>> find{a.part, int(a.P), int(a.S), lists.bands};
+  sort_pixels(find, a.uv, a.N, a.H * a.W, lists, stream);
   if (a.atlas.pixel != 1 && a.C > Patch<acc_t<T>, false>::kChannels)
     splat_patches<T, true>(a, lists, stream);
   else
