@@ -70,7 +70,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("layout", "case"), itertools.product(FORMATS, CASES))
+@pytest.mark.parametrize(("layout", "case"), list(itertools.product(FORMATS, CASES)))
 def test_sizes(kernels, layout, case):
     check(kernels, layout, scene(*case))
 
@@ -91,9 +91,7 @@ def test_dtypes(kernels, layout, dtype, shape, shift):
 
 def test_many_chunks(kernels):
     """More than 32 chunks of 2,048 output pixels: a warp reads its list in several rounds."""
-    image, flow, *rest = scene((1, 1, 12, 6), (65, 1040), PLAIN, 1)
-    out = kernels.warp(image, flow, *rest, last=False)
-    close(out, warp(image, flow, *rest), torch.float64)
+    image, flow, *rest = scene((1, 1, 8, 6), (65, 1040), PLAIN, 1)
     grad = incoming(image, flow, PLAIN)
     got = kernels.backward(grad, image, flow, *rest, last=False, need=(True, False))
     expected = flow_warp_backward(grad, image, flow, *rest, True, False)
@@ -147,8 +145,6 @@ def test_same_bits_in_every_order_of_threads(kernels, layout, C):
     for order in (0, 1, 2):
         kernels.module.schedule(order)
         last = layout == "last"
-        runs.append(
-            [kernels.warp(*inputs, last=last), *kernels.backward(grad, *inputs, last=last)]
-        )
+        runs.append([kernels.warp(*inputs, last=last), *kernels.backward(grad, *inputs, last=last)])
     for run in runs[1:]:
         assert all(torch.equal(x, y) for x, y in zip(run, runs[0], strict=True))

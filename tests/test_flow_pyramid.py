@@ -55,7 +55,7 @@ def test_against_the_formula(masked):
             for x in range(12 // side):
                 block = (slice(y * side, (y + 1) * side), slice(x * side, (x + 1) * side))
                 for n in range(2):
-                    values, codes = flow[n][:, *block], seen[n][block]
+                    values, codes = flow[(n, slice(None), *block)], seen[n][block]
                     if masked:
                         values = values[:, codes < 2]
                     total = values.flatten(1).sum(1) / max(values[0].numel(), 1) / side

@@ -62,16 +62,15 @@ std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
                             : std::nullopt;
 }
 
-Tensor flow_warp(const Tensor& image_, const Tensor& flow_,
-                 std::optional<Tensor> visibility_, int64_t mode, int64_t padding) {
+Tensor flow_warp(const Tensor& image_, const Tensor& flow_, std::optional<Tensor> visibility_,
+                 int64_t mode, int64_t padding) {
   check(image_, flow_, visibility_, mode, padding);
   const int64_t N = image_.size(0), C = image_.size(1), h = flow_.size(2), w = flow_.size(3);
   POSE_KERNELS_GUARD(image_);
   const bool last = is_channels_last(image_);
   const Tensor image = dense(image_, last), flow = torch::stable::contiguous(flow_);
   const std::optional<Tensor> visibility = contiguous(visibility_);
-  Tensor out =
-      empty(image, {N, mode == kFlowExpand ? 2 * C : C, h, w}, image.scalar_type(), last);
+  Tensor out = empty(image, {N, mode == kFlowExpand ? 2 * C : C, h, w}, image.scalar_type(), last);
   for_dtype(image, [&](auto type) {
     using T = decltype(type);
     launch(FlowWarp<T>{N, C, image.size(2), image.size(3), h, w, planes<const T>(image, last),
@@ -82,10 +81,10 @@ Tensor flow_warp(const Tensor& image_, const Tensor& flow_,
   return out;
 }
 
-std::tuple<Tensor, Tensor>
-flow_warp_backward(const Tensor& grad_, const Tensor& image_, const Tensor& flow_,
-                   std::optional<Tensor> visibility_, int64_t mode, int64_t padding,
-                   bool need_image, bool need_flow) {
+std::tuple<Tensor, Tensor> flow_warp_backward(const Tensor& grad_, const Tensor& image_,
+                                              const Tensor& flow_,
+                                              std::optional<Tensor> visibility_, int64_t mode,
+                                              int64_t padding, bool need_image, bool need_flow) {
   check(image_, flow_, visibility_, mode, padding);
   const int64_t N = image_.size(0), C = image_.size(1), H = image_.size(2), W = image_.size(3),
                 h = flow_.size(2), w = flow_.size(3);
@@ -108,13 +107,13 @@ flow_warp_backward(const Tensor& grad_, const Tensor& image_, const Tensor& flow
   for_dtype(grad, [&](auto type) {
     using T = decltype(type);
     using A = acc_t<T>;
-    launch(FlowWarpBackward<T>{
-               N, C, H, W, h, w, planes<const T>(grad, last),
-               need_flow ? planes<const T>(image, last) : Planes<const T>{nullptr, 0, 0},
-               static_cast<const A*>(flow.data_ptr()), data_of(visibility), int(mode),
-               padding == 1,
-               need_image ? planes<T>(grad_image, last) : Planes<T>{nullptr, 0, 0},
-               need_flow ? static_cast<A*>(grad_flow.data_ptr()) : nullptr},
+    launch(FlowWarpBackward<T>{N, C, H, W, h, w, planes<const T>(grad, last),
+                               need_flow ? planes<const T>(image, last)
+                                         : Planes<const T>{nullptr, 0, 0},
+                               static_cast<const A*>(flow.data_ptr()), data_of(visibility),
+                               int(mode), padding == 1,
+                               need_image ? planes<T>(grad_image, last) : Planes<T>{nullptr, 0, 0},
+                               need_flow ? static_cast<A*>(grad_flow.data_ptr()) : nullptr},
            grad);
   });
   return {grad_image, grad_flow};

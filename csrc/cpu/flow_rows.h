@@ -32,7 +32,7 @@ struct FlowPiece {
 
 // Units for one thread at least, where one takes about so many additions: small work stays in one.
 inline int64_t grain_of(int64_t additions) {
-  return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, additions));
+  return std::max<int64_t>(1, 131072 / std::max<int64_t>(1, additions));
 }
 
 enum class Reads : uint8_t { nothing, some, all }; // of the four taps of a group's pixels
@@ -46,43 +46,76 @@ struct FlowTaps {
   int32_t read[2][2 * kPiece]; // -1 where the weight is not 0, for groups that read some
   A slope_x[2][2 * kPiece], slope_y[2][2 * kPiece]; // d weight / d flow, where asked for
   int8_t side[kPiece];                              // half of the output channels, -1: nowhere
+  alignas(8) uint8_t any[kPiece], all[kPiece];      // of the four taps: 1 where they have a weight
   Reads reads[kPiece / kGroup];
   int right, down; // elements of a plane from a tap to its neighbors; 0: there is none
 };
+
+// One axis of a piece: pixel i has index `index + i step`. A pixel that is not taken has nothing.
+template <class A>
+struct FlowAxis {
+  int32_t first[kPiece];
+  A weight0[kPiece], weight1[kPiece], slope0[kPiece], slope1[kPiece];
+};
+
+template <bool SLOPES, class A>
+ALWAYS_INLINE void place_axis(const A* flow, const int32_t* taken, int index, int step, int size,
+                              bool border, int64_t count, FlowAxis<A>& axis) {
+  A finite[kPiece], one[kPiece]; // arrays again: compilers vectorize no load under a condition
+  for (int64_t i = 0; i < count; ++i) {
+    const A f = flow[i];
+    finite[i] = taken[i] ? f : A(0);
+    one[i] = A(taken[i]);
+  }
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const FlowPair<A> pair = flow_pair(finite[i], index + int(i) * step, size, border);
+    axis.first[i] = pair.first;
+    axis.weight0[i] = one[i] * pair.weight0;
+    axis.weight1[i] = one[i] * pair.weight1;
+    if (SLOPES) {
+      axis.slope0[i] = one[i] * pair.slope0;
+      axis.slope1[i] = one[i] * pair.slope1;
+    }
+  }
+}
 
 template <class A, bool SLOPES>
 VECTOR_CLONES void place_taps(const A* flow, const uint8_t* visibility, int mode, bool border,
                               int64_t h, int64_t w, int H, int W, const FlowPiece& piece,
                               FlowTaps<A>& taps) {
-  const int64_t at = piece.y * w + piece.x0, count = piece.count;
+  const int64_t at = piece.y * w + piece.x0, count = std::min(piece.count, kPiece);
   const A* flow_x = flow + piece.n * 2 * h * w + at;
   const A* flow_y = flow_x + h * w;
-  const int64_t seen = piece.n * h * w + at;
-  const int y = int(piece.y), x0 = int(piece.x0);
   taps.right = W > 1 ? 1 : 0;
   taps.down = H > 1 ? W : 0;
-  if (visibility)
-    for (int64_t i = 0; i < count; ++i)
-      taps.side[i] = int8_t(flow_side(visibility, seen + i, mode));
-  else
-    memset(taps.side, 0, size_t(count));
-  A wx0[kPiece], wx1[kPiece], wy0[kPiece], wy1[kPiece];
-  A sx0[kPiece], sx1[kPiece], sy0[kPiece], sy1[kPiece];
+  int32_t taken[kPiece];
+  for (int64_t i = 0; i < count; ++i)
+    taken[i] = flow_finite(flow_x[i], flow_y[i]);
+  if (mode == kFlowPlain) {
+    memset(taps.side, 0, sizeof taps.side);
+  } else {
+    const uint8_t* seen = visibility + piece.n * h * w + at;
+    for (int64_t i = 0; i < count; ++i) {
+      const int side = flow_side(seen, i, mode);
+      taps.side[i] = int8_t(side);
+      taken[i] = side >= 0 ? taken[i] : 0;
+    }
+  }
+  FlowAxis<A> x, y;
+  if (border) { // the constant leaves no branch in the loop
+    place_axis<SLOPES>(flow_x, taken, int(piece.x0), 1, W, true, count, x);
+    place_axis<SLOPES>(flow_y, taken, int(piece.y), 0, H, true, count, y);
+  } else {
+    place_axis<SLOPES>(flow_x, taken, int(piece.x0), 1, W, false, count, x);
+    place_axis<SLOPES>(flow_y, taken, int(piece.y), 0, H, false, count, y);
+  }
+  const A *wx0 = x.weight0, *wx1 = x.weight1, *wy0 = y.weight0, *wy1 = y.weight1;
+  const A *sx0 = x.slope0, *sx1 = x.slope1, *sy0 = y.slope0, *sy1 = y.slope1;
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
-    const A fx = flow_x[i], fy = flow_y[i];
-    const bool taken = flow_finite(fx, fy) && taps.side[i] >= 0;
-    const FlowPair<A> px = flow_pair(taken ? fx : A(0), x0 + int(i), W, border);
-    const FlowPair<A> py = flow_pair(taken ? fy : A(0), y, H, border);
-    taps.base[i] = py.first * W + px.first;
-    taps.row[i] = py.first;
-    const A one = taken ? A(1) : A(0);
-    wx0[i] = px.weight0, wx1[i] = px.weight1;
-    wy0[i] = one * py.weight0, wy1[i] = one * py.weight1;
-    if (SLOPES) {
-      sx0[i] = px.slope0, sx1[i] = px.slope1;
-      sy0[i] = one * py.slope0, sy1[i] = one * py.slope1;
-    }
+    taps.row[i] = y.first[i];
+    taps.base[i] = y.first[i] * W + x.first[i];
   }
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
@@ -90,6 +123,12 @@ VECTOR_CLONES void place_taps(const A* flow, const uint8_t* visibility, int mode
     taps.weight[0][2 * i + 1] = wx1[i] * wy0[i];
     taps.weight[1][2 * i] = wx0[i] * wy1[i];
     taps.weight[1][2 * i + 1] = wx1[i] * wy1[i];
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const A left = wx0[i], right = wx1[i], upper = wy0[i], lower = wy1[i];
+    const A a = left * upper, b = right * upper, c = left * lower, d = right * lower;
+    taps.any[i] = a + b + c + d != A(0);
+    taps.all[i] = (a != A(0)) & (b != A(0)) & (c != A(0)) & (d != A(0));
   }
   if (SLOPES) {
 #pragma omp simd
@@ -106,16 +145,18 @@ VECTOR_CLONES void place_taps(const A* flow, const uint8_t* visibility, int mode
   }
   const int64_t full = (count + kGroup - 1) / kGroup * kGroup;
   for (int64_t i = count; i < full; ++i) {
-    taps.base[i] = 0, taps.side[i] = -1;
+    taps.base[i] = 0, taps.side[i] = -1, taps.any[i] = taps.all[i] = 0;
     for (int j = 0; j < 2; ++j)
       for (int64_t k = 2 * i; k < 2 * i + 2; ++k)
         taps.weight[j][k] = taps.slope_x[j][k] = taps.slope_y[j][k] = 0;
   }
   for (int64_t g = 0; g < full / kGroup; ++g) {
-    int used = 0;
-    for (int64_t k = 2 * g * kGroup; k < 2 * (g + 1) * kGroup; ++k)
-      used += (taps.weight[0][k] != A(0)) + (taps.weight[1][k] != A(0));
-    taps.reads[g] = used == 0 ? Reads::nothing : used == 4 * kGroup ? Reads::all : Reads::some;
+    uint64_t any, all;
+    memcpy(&any, taps.any + g * kGroup, sizeof any);
+    memcpy(&all, taps.all + g * kGroup, sizeof all);
+    taps.reads[g] = any == 0                       ? Reads::nothing
+                    : all == 0x0101010101010101ull ? Reads::all
+                                                   : Reads::some;
     if (taps.reads[g] == Reads::some)
       for (int64_t k = 2 * g * kGroup; k < 2 * (g + 1) * kGroup; ++k) {
         taps.read[0][k] = taps.weight[0][k] != A(0) ? -1 : 0;
@@ -126,7 +167,7 @@ VECTOR_CLONES void place_taps(const A* flow, const uint8_t* visibility, int mode
 
 // ---- pairs of neighbors in a plane of float: one load each
 
-typedef float pairs_t __attribute__((vector_size(64)));   // 8 pairs (left, right)
+typedef float pairs_t __attribute__((vector_size(64)));    // 8 pairs (left, right)
 typedef double couples_t __attribute__((vector_size(64))); // the same bits, to load a pair at once
 typedef uint64_t words_t __attribute__((vector_size(64)));
 typedef uint32_t halves_t __attribute__((vector_size(32)));

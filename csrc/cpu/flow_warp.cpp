@@ -135,8 +135,13 @@ VECTOR_CLONES void warp_pixels(const FlowWarp<T>& op, const FlowPiece& piece,
   T* out = op.out.data + ((piece.n * op.h + piece.y) * op.w + piece.x0) * wide;
   for (int64_t i = 0; i < piece.count; ++i, out += wide) {
     T* row = streamed ? buffer : out;
-    if (expand || taps.reads[i / kGroup] == Reads::nothing)
+    if (expand || !taps.any[i])
       memset(static_cast<void*>(row), 0, size_t(wide) * sizeof(T));
+    if (!taps.any[i]) {
+      if (streamed)
+        stream_anywhere(out, row, wide * int64_t(sizeof(T)));
+      continue;
+    }
     const T* at[4];
     A w[4];
     int count = 0;
@@ -147,16 +152,16 @@ VECTOR_CLONES void warp_pixels(const FlowWarp<T>& op, const FlowPiece& piece,
       count += weight != A(0);
     }
     T* to = row + (taps.side[i] == 1 ? C : 0);
-    if (count == 4)
+    if (count == 4 && C == 3) // colors: no loop
+      sum_taps<T, 4>(at, w, 3, to);
+    else if (count == 4)
       sum_taps<T, 4>(at, w, C, to);
     else if (count == 3)
       sum_taps<T, 3>(at, w, C, to);
     else if (count == 2)
       sum_taps<T, 2>(at, w, C, to);
-    else if (count == 1)
+    else
       sum_taps<T, 1>(at, w, C, to);
-    else if (!expand)
-      memset(static_cast<void*>(row), 0, size_t(wide) * sizeof(T));
     if (streamed)
       stream_anywhere(out, row, wide * int64_t(sizeof(T)));
   }

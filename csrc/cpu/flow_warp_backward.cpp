@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // flow_warp backward on the CPU. Without atomics: same bits for any number of threads.
 //
-// The gradient of the flow is a gather, over the same pieces of rows as the forward: the products of
-// what arrives with the four taps, summed over the channels, then the slopes of the weights.
+// The gradient of the flow is a gather, over the same pieces of rows as the forward: the products
+// of what arrives with the four taps, summed over the channels, then the slopes of the weights.
 // That of the image is a scatter. The output pixels are sorted by the upper row of the image they
 // read (counting sort; 4 bytes a pixel), and a band of image rows owns the sums of its pixels: it
 // takes the lists of its rows and of the row above, in order, geometry recomputed 256 pixels at a
@@ -23,11 +23,11 @@ namespace {
 
 // Products of a group's arriving gradients with its taps, summed over the channels of float planes.
 VECTOR_CLONES void dot_eight(const FlowWarpBackward<float>& op, const FlowPiece& piece,
-                             const FlowTaps<float>& taps, int64_t i, float* dots) {
+                             const FlowTaps<float>& taps, int64_t i, float* upper, float* lower) {
   const int64_t source = op.H * op.W, pixels = op.h * op.w;
   const float* plane = op.image.data + piece.n * op.C * source;
-  const float* grad = op.grad.data + piece.n * op.out_channels() * pixels + piece.y * op.w +
-                      piece.x0 + i;
+  const float* grad =
+      op.grad.data + piece.n * op.out_channels() * pixels + piece.y * op.w + piece.x0 + i;
   const bool whole = i + kGroup <= piece.count;
   bool second = false; // some pixel's gradient arrives at the second half of the channels
   for (int64_t k = i; k < i + kGroup; ++k)
@@ -47,8 +47,8 @@ VECTOR_CLONES void dot_eight(const FlowWarpBackward<float>& op, const FlowPiece&
     top += arriving * load_pairs(plane, taps.base + i);
     bottom += arriving * load_pairs(plane + taps.down, taps.base + i);
   }
-  store(dots, top);
-  store(dots + 2 * kGroup, bottom);
+  store(upper, top);
+  store(lower, bottom);
 }
 
 // The same for one pixel of any type and format. dots: of taps (0, 0), (1, 0), (0, 1), (1, 1).
@@ -59,8 +59,8 @@ VECTOR_CLONES void dot_one(const FlowWarpBackward<T>& op, const FlowPiece& piece
   const int64_t source = op.H * op.W, pixels = op.h * op.w, wide = op.out_channels();
   const int64_t step = LAST ? 1 : source, grad_step = LAST ? 1 : pixels, pixel = LAST ? op.C : 1;
   const int64_t side = taps.side[i] == 1 ? op.C : 0, at = piece.y * op.w + piece.x0 + i;
-  const T* grad = op.grad.data + piece.n * wide * pixels + at * (LAST ? wide : 1) +
-                  side * grad_step;
+  const T* grad =
+      op.grad.data + piece.n * wide * pixels + at * (LAST ? wide : 1) + side * grad_step;
   const T* tap0 = op.image.data + piece.n * op.C * source + taps.base[i] * pixel;
   const T* tap1 = tap0 + taps.right * pixel;
   const T* tap2 = tap0 + taps.down * pixel;
@@ -77,9 +77,20 @@ VECTOR_CLONES void dot_one(const FlowWarpBackward<T>& op, const FlowPiece& piece
   dots[0] = d0, dots[1] = d1, dots[2] = d2, dots[3] = d3;
 }
 
+// The slopes of the weights times the products. A tap that moves nothing is not there, be it NaN.
 template <class A>
-ALWAYS_INLINE A slope_times(A slope, A dot) {
-  return slope != A(0) ? slope * dot : A(0);
+VECTOR_CLONES void slopes_times_dots(const FlowTaps<A>& taps, const A (*dots)[2 * kPiece],
+                                     int64_t count, A* grad_x, A* grad_y) {
+  for (int64_t i = 0; i < count; ++i) {
+    A gx = 0, gy = 0;
+    for (int k = 0; k < 4; ++k) {
+      const A x = taps.slope_x[k / 2][2 * i + k % 2], y = taps.slope_y[k / 2][2 * i + k % 2];
+      const A dot = dots[k / 2][2 * i + k % 2];
+      gx += x != A(0) ? x * dot : A(0);
+      gy += y != A(0) ? y * dot : A(0);
+    }
+    grad_x[i] = gx, grad_y[i] = gy;
+  }
 }
 
 template <class T>
@@ -90,45 +101,29 @@ void flow_gradient(const FlowWarpBackward<T>& op) {
   const int64_t grain = grain_of(std::min(kPiece, op.w) * 4 * (op.C + 8));
   parallel(FlowPiece::number(op.N, op.h, op.w), grain, [&](int64_t begin, int64_t end) {
     const auto taps = std::make_unique<FlowTaps<A>>();
+    A dots[2][2 * kPiece];
     for (int64_t number = begin; number < end; ++number) {
       const FlowPiece piece = FlowPiece::at(number, op.h, op.w);
       place_taps<A, true>(op.flow, op.visibility, op.mode, op.border, op.h, op.w, int(op.H),
                           int(op.W), piece, *taps);
-      A* grad_x = op.grad_flow + piece.n * 2 * pixels + piece.y * op.w + piece.x0;
-      A* grad_y = grad_x + pixels;
       for (int64_t i = 0; i < piece.count; i += kGroup) {
-        A dots[2][2 * kGroup] = {};
-        bool moves = false;
-        for (int64_t k = 2 * i; k < 2 * (i + kGroup); ++k)
-          for (int j = 0; j < 2; ++j)
-            moves = moves || taps->slope_x[j][k] != A(0) || taps->slope_y[j][k] != A(0);
-        const int64_t count = std::min(kGroup, piece.count - i);
-        bool done = !moves;
         if constexpr (std::is_same_v<T, float>) {
-          if (!done && !last && taps->right) {
-            dot_eight(op, piece, *taps, i, dots[0]);
-            done = true;
+          if (!last && taps->right) {
+            dot_eight(op, piece, *taps, i, dots[0] + 2 * i, dots[1] + 2 * i);
+            continue;
           }
         }
-        for (int64_t k = 0; k < count && !done; ++k) {
+        for (int64_t k = i; k < std::min(i + kGroup, piece.count); ++k) {
           A four[4] = {};
-          if (taps->side[i + k] >= 0)
-            last ? dot_one<T, true>(op, piece, *taps, i + k, four)
-                 : dot_one<T, false>(op, piece, *taps, i + k, four);
+          if (taps->side[k] >= 0)
+            last ? dot_one<T, true>(op, piece, *taps, k, four)
+                 : dot_one<T, false>(op, piece, *taps, k, four);
           dots[0][2 * k] = four[0], dots[0][2 * k + 1] = four[1];
           dots[1][2 * k] = four[2], dots[1][2 * k + 1] = four[3];
         }
-        for (int64_t k = 0; k < count; ++k) {
-          A gx = 0, gy = 0;
-          for (int j = 0; j < 2; ++j)
-            for (int64_t side = 0; side < 2; ++side) {
-              const int64_t at = 2 * (i + k) + side;
-              gx += slope_times(taps->slope_x[j][at], dots[j][2 * k + side]);
-              gy += slope_times(taps->slope_y[j][at], dots[j][2 * k + side]);
-            }
-          grad_x[i + k] = gx, grad_y[i + k] = gy;
-        }
       }
+      A* grad_x = op.grad_flow + piece.n * 2 * pixels + piece.y * op.w + piece.x0;
+      slopes_times_dots<A>(*taps, dots, piece.count, grad_x, grad_x + pixels);
     }
   });
 }
@@ -159,9 +154,7 @@ Readers sort_readers(const FlowWarpBackward<T>& op) {
       place_taps<A, false>(op.flow, op.visibility, op.mode, op.border, op.h, op.w, int(op.H),
                            int(op.W), piece, taps);
       for (int64_t k = 0; k < piece.count; ++k) {
-        const A all = taps.weight[0][2 * k] + taps.weight[0][2 * k + 1] + taps.weight[1][2 * k] +
-                      taps.weight[1][2 * k + 1];
-        if (all != A(0))
+        if (taps.any[k])
           visit(taps.row[k], int32_t(piece.y * op.w + piece.x0 + k));
       }
     }
@@ -204,14 +197,14 @@ struct Band {
 // What a band needs to know of up to kPiece readers.
 template <class A>
 struct Spots {
-  int32_t base[kPiece];      // of the upper left tap, from the band's first pixel on
-  A weight[4][kPiece];       // 0: nothing, or outside of the band
+  int32_t base[kPiece];     // of the upper left tap, from the band's first pixel on
+  A weight[4][kPiece];      // 0: nothing, or outside of the band
   int64_t arriving[kPiece]; // where the gradient of channel 0 is, from the sample's first on
 };
 
 template <class T>
-VECTOR_CLONES void place_spots(const FlowWarpBackward<T>& op, const Band& band,
-                               const int32_t* list, int64_t count, Spots<acc_t<T>>& spots) {
+VECTOR_CLONES void place_spots(const FlowWarpBackward<T>& op, const Band& band, const int32_t* list,
+                               int64_t count, Spots<acc_t<T>>& spots) {
   using A = acc_t<T>;
   const int64_t pixels = op.h * op.w;
   const A* flow_x = op.flow + band.n * 2 * pixels;
@@ -242,24 +235,23 @@ VECTOR_CLONES void place_spots(const FlowWarpBackward<T>& op, const Band& band,
       spots.arriving[i] += op.visibility[band.n * pixels + list[i]] == 1 ? second : 0;
 }
 
-// sums: [rows, W] of one channel.
-template <class T>
-void add_plane(const T* grad, const Spots<acc_t<T>>& spots, int64_t count, int64_t W,
-               acc_t<T>* sums) {
+// sums: [K, rows, W]. Several planes at once: a sum waits for its neighbor's.
+template <int K, class T>
+void add_planes(const T* grad, int64_t channel, const Spots<acc_t<T>>& spots, int64_t count,
+                int64_t W, acc_t<T>* sums, int64_t plane) {
   using A = acc_t<T>;
   for (int64_t i = 0; i < count; ++i) {
-    const A g = widen(grad[spots.arriving[i]]);
-    const A w0 = spots.weight[0][i], w1 = spots.weight[1][i], w2 = spots.weight[2][i],
-            w3 = spots.weight[3][i];
-    const int64_t at = spots.base[i];
-    if (w0 != A(0))
-      sums[at] += w0 * g;
-    if (w1 != A(0))
-      sums[at + 1] += w1 * g;
-    if (w2 != A(0))
-      sums[at + W] += w2 * g;
-    if (w3 != A(0))
-      sums[at + W + 1] += w3 * g;
+    A g[K];
+    for (int k = 0; k < K; ++k)
+      g[k] = widen(grad[spots.arriving[i] + k * channel]);
+    for (int tap = 0; tap < 4; ++tap) {
+      const A w = spots.weight[tap][i];
+      if (w == A(0))
+        continue;
+      A* to = sums + (spots.base[i] + tap / 2 * W + tap % 2);
+      for (int k = 0; k < K; ++k)
+        to[k * plane] += w * g[k];
+    }
   }
 }
 
@@ -311,9 +303,10 @@ void fill_band(const FlowWarpBackward<T>& op, const Band& band, const Readers& r
     for (int64_t r = 0; r < runs; ++r)
       memset(static_cast<void*>(sums(r)), 0, size_t(run) * sizeof(A));
 
-  const T* grad = op.grad.data + band.n * op.out_channels() * op.h * op.w +
-                  band.c * op.grad.channel;
-  const int64_t low = std::max<int64_t>(band.first - 1, 0), high = std::min(band.last, readers.bins);
+  const T* grad =
+      op.grad.data + band.n * op.out_channels() * op.h * op.w + band.c * op.grad.channel;
+  const int64_t low = std::max<int64_t>(band.first - 1, 0),
+                high = std::min(band.last, readers.bins);
   const int64_t begin = readers.begin[band.n * readers.bins + low];
   const int64_t end = readers.begin[band.n * readers.bins + high];
   for (int64_t i = begin; i < end; i += kPiece) {
@@ -322,8 +315,16 @@ void fill_band(const FlowWarpBackward<T>& op, const Band& band, const Readers& r
     if (last)
       add_pixels(grad, spots, count, op.C, op.W, sums(0));
     else
-      for (int64_t r = 0; r < runs; ++r)
-        add_plane(grad + r * op.grad.channel, spots, count, op.W, sums(r));
+      for (int64_t r = 0; r < runs;) {
+        const int64_t left = runs - r, plane = direct ? source : run, step = op.grad.channel;
+        const T* from = grad + r * step;
+        if (left >= 4)
+          add_planes<4>(from, step, spots, count, op.W, sums(r), plane), r += 4;
+        else if (left == 3)
+          add_planes<3>(from, step, spots, count, op.W, sums(r), plane), r += 3;
+        else
+          add_planes<1>(from, step, spots, count, op.W, sums(r), plane), r += 1;
+      }
   }
   if (!direct)
     for (int64_t r = 0; r < runs; ++r)

@@ -9,8 +9,8 @@ namespace pose_kernels::cuda {
 
 template <class A>
 struct FlowTaps {
-  int side;                // half of the output channels, -1: nowhere, and nothing is read
-  int64_t pixel[4];        // of the image: (0, 0), (1, 0), (0, 1), (1, 1); all exist
+  int side;         // half of the output channels, -1: nowhere, and nothing is read
+  int64_t pixel[4]; // of the image: (0, 0), (1, 0), (0, 1), (1, 1); all exist
   FlowPair<A> x, y;
 
   __device__ __forceinline__ A weight(int k) const {

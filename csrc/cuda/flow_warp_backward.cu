@@ -96,7 +96,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(acc_t<T>) == 4 ? 7 : 5)
       BandPixel<A> pixel{};
       int x = 0, y = 0;
       A ax = 0, ay = 0;
-      bool hit = reader.read(base, pixel) && find.corner(pixel.pixel, pixel.u, pixel.v, x, y, ax, ay);
+      bool hit =
+          reader.read(base, pixel) && find.corner(pixel.pixel, pixel.u, pixel.v, x, y, ax, ay);
       x -= x0, y -= y0; // of the corner on the patch
       hit = hit && x >= -1 && x < P::kColumns && y >= -1 && y < P::kRows;
       const unsigned hits = ballot(hit);
@@ -227,8 +228,7 @@ void flow_warp_backward(const FlowWarpBackward<T>& a, void* workspace, void* str
   if (!a.grad_flow)
     return;
   const bool last = a.grad.pixel != 1 && a.image.pixel != 1;
-  auto walk =
-      ChannelWalk::plan<T>(a.C, last, aligned(a.grad.data) && aligned(a.image.data), a.C);
+  auto walk = ChannelWalk::plan<T>(a.C, last, aligned(a.grad.data) && aligned(a.image.data), a.C);
   walk.spans = 1;
   launch("flow_warp_backward", walk.vector ? flow_kernel<T, true> : flow_kernel<T, false>,
          blocks_for(a.N * a.h * a.w * walk.group, kThreads), kThreads, 0, stream, a, walk);

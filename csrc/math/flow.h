@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // flow_warp at one pixel: the four taps around its source position p + F, an axis at a time.
 //
-//   lower = floor(F), a = F - lower;  near tap p + lower with weight 1 - a, far tap + 1 with weight a
+//   lower = floor(F), a = F - lower;  near tap p + lower with weight 1 - a, far tap + 1 with weight
+//   a
 //
 // The fraction is that of the flow alone: as exact at the far end of a large image as at 0. At
 // whole positions a = 0, and the slope is the derivative towards larger coordinates.
@@ -46,8 +47,8 @@ HD void flow_position(A flow, int index, int size, bool border, int& near, A& a,
 }
 
 // The two places that a position reads along one axis: `first` and the one after it (on an axis of
-// one place, `first` again, with nothing). Both exist, whatever the flow; a place that is no tap has
-// weight and slope 0.
+// one place, `first` again, with nothing). Both exist, whatever the flow; a place that is no tap
+// has weight and slope 0.
 template <class A>
 struct FlowPair {
   int first;
@@ -67,7 +68,7 @@ HD FlowPair<A> flow_pair(A flow, int index, int size, bool border) {
   const int last = size > 1 ? size - 2 : 0;
   FlowPair<A> pair;
   pair.first = near < 0 ? 0 : near > last ? last : near;
-  const bool before = near < pair.first, after = near > pair.first; // the pair is moved inside
+  const bool before = near<pair.first, after = near> pair.first; // the pair is moved inside
   pair.weight0 = before ? wf : after ? A(0) : wn;
   pair.weight1 = before ? A(0) : after ? wn : wf;
   pair.slope0 = before ? sf : after ? A(0) : sn;

@@ -123,7 +123,7 @@ def _backward(ctx: Any, grad: Tensor) -> dict[str, Tensor | None]:
 
 
 def _tangent(inputs: tuple[Any, ...], output: Tensor, tangents: dict[str, Tensor]) -> Tensor:
-    return flow_warp_tangent(*inputs, tangents.get("image"), tangents.get("flow"))
+    return flow_warp_tangent(*inputs, *(tangents.get(name) for name in ("image", "flow")))
 
 
 warp = Operator(

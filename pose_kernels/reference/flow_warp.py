@@ -34,9 +34,7 @@ def flow_warp(
     return warp(image, flow, visibility, MODES.index(mode), PADDINGS.index(padding))
 
 
-def warp(
-    image: Tensor, flow: Tensor, visibility: Tensor | None, mode: int, padding: int
-) -> Tensor:
+def warp(image: Tensor, flow: Tensor, visibility: Tensor | None, mode: int, padding: int) -> Tensor:
     """The dispatcher op: mode and padding are indices into MODES and PADDINGS."""
     taps = flow_taps(image, flow, visibility, mode, padding)
     rows = _rows(image, taps.weight.dtype)

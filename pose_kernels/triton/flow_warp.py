@@ -49,7 +49,9 @@ def _axis(flow, index, size, BORDER: tl.constexpr):
 
 
 @triton.jit
-def _place(flow, visibility, H, W, h, w, MODE: tl.constexpr, BORDER: tl.constexpr, BLOCK: tl.constexpr):
+def _place(
+    flow, visibility, H, W, h, w, MODE: tl.constexpr, BORDER: tl.constexpr, BLOCK: tl.constexpr
+):
     """n: image (scalar); pixel: flat index in its output, beyond h w where not within; side: half
     of the output channels, -1 where nothing is read; q: flat index in the image of the taps (0, 0),
     (1, 0), (0, 1), (1, 1); their weights; slopes of the weights along x, and along y."""
@@ -109,15 +111,18 @@ def _warp(
     HW, hw = tl.cast(H, tl.int64) * W, tl.cast(h, tl.int64) * w
     taps = rows(n, q, HW, C, LAST)
     to = row(n, pixel, hw, OUT_C, LAST)
-    some = (weight[0] != 0) | (weight[1] != 0) | (weight[2] != 0) | (weight[3] != 0)
     for first in range(0, C, CHANNELS):
         c = first + tl.arange(0, CHANNELS)
-        total = tl.full((BLOCK, CHANNELS), -0.0, weight[0].dtype)  # the number that changes no sum
+        total = tl.zeros((BLOCK, CHANNELS), weight[0].dtype)
+        begun = weight[0] != weight[0]  # false: the first product is not added to 0, it may be -0
         for k in tl.static_range(4):
-            read = (weight[k] != 0)[:, None] & (c < C)[None, :]
-            tap = tl.load(image + taps[k] + columns(c, HW, LAST), mask=read, other=-0.0)
-            total += tap.to(total.dtype) * weight[k][:, None]
-        total = tl.where(some[:, None], total, 0)
+            has = weight[k] != 0
+            read = has[:, None] & (c < C)[None, :]
+            tap = tl.load(image + taps[k] + columns(c, HW, LAST), mask=read, other=0)
+            product = tap.to(total.dtype) * weight[k][:, None]
+            added = tl.where(begun[:, None], total + product, product)
+            total = tl.where(has[:, None], added, total)
+            begun |= has
         write = within[:, None] & (c < C)[None, :]
         if MODE == 2:
             visible = tl.where((side == 0)[:, None], total, 0)
@@ -206,9 +211,7 @@ def flow_warp(
     flow = flow.to(geometry_dtype(image.dtype)).contiguous()
     seen = None if visibility is None else visibility.contiguous()
     constants = {"C": C, "OUT_C": channels, "MODE": mode, "BORDER": padding == BORDER}
-    _launch(
-        _warp, flow, seen, image, out, H, W, LAST=last, CHANNELS=chunk(C, last), **constants
-    )
+    _launch(_warp, flow, seen, image, out, H, W, LAST=last, CHANNELS=chunk(C, last), **constants)
     return out
 
 

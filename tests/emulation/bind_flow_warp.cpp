@@ -22,12 +22,20 @@ void warp_backward(const std::string& dtype, py::array grad, py::array image, py
                    py::object grad_flow) {
   with_type(dtype, [&](auto tag) {
     using T = decltype(tag);
-    const FlowWarpBackward<T> a{
-        image.shape(0),         image.shape(1),        image.shape(2),
-        image.shape(3),         flow.shape(2),         flow.shape(3),
-        planes<const T>(grad),  planes<const T>(image), data<acc_t<T>>(flow),
-        data<uint8_t>(visibility), mode,               border,
-        planes<T>(grad_image),  data<acc_t<T>>(grad_flow)};
+    const FlowWarpBackward<T> a{image.shape(0),
+                                image.shape(1),
+                                image.shape(2),
+                                image.shape(3),
+                                flow.shape(2),
+                                flow.shape(3),
+                                planes<const T>(grad),
+                                planes<const T>(image),
+                                data<acc_t<T>>(flow),
+                                data<uint8_t>(visibility),
+                                mode,
+                                border,
+                                planes<T>(grad_image),
+                                data<acc_t<T>>(grad_flow)};
     Workspace workspace(cuda::flow_warp_backward_workspace(a));
     cuda::flow_warp_backward(a, workspace.memory.data(), nullptr);
     workspace.check();
