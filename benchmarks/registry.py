@@ -42,6 +42,7 @@ MODULES = {
     "heatmap": "benchmarks.bench_heatmap",
     "region_crop": "benchmarks.bench_region_crop",
     "mesh_raster": "benchmarks.bench_mesh_raster",
+    "flow_warp": "benchmarks.bench_flow_warp",
 }
 DIRECTIONS = ("forward", "backward", "both")
 KINDS = ("ours", "eager", "smart", "compiled", "peer")

@@ -14,7 +14,9 @@ out = pk.helmert_warp(volume, mask, pk.part_transforms(parts, parts2))  # move a
 
 from . import backends, reference
 from .backends import use_backend
+from .flow_pyramid import flow_pyramid
 from .ops.capsule_mask import capsule_mask
+from .ops.flow_warp import flow_warp
 from .ops.heatmap import heatmap
 from .ops.helmert_fit import helmert_fit
 from .ops.helmert_warp import helmert_warp
@@ -35,6 +37,8 @@ __all__ = [
     "__version__",
     "body_parts",
     "capsule_mask",
+    "flow_pyramid",
+    "flow_warp",
     "heatmap",
     "helmert_fit",
     "helmert_warp",

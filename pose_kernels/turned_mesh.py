@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .ops.flow_warp import flow_warp
 from .ops.mesh_flow import mesh_flow
 from .ops.mesh_raster import mesh_raster
 
@@ -132,11 +133,6 @@ def _colors_at(color: Tensor, faces: Tensor, face: Tensor, bary: Tensor) -> Tens
 
 def _sample(picture: Tensor, mask: Tensor, flow: Tensor) -> Tensor:
     """The picture at p + flow(p), bilinear; the rim of the mesh mixes with no background."""
-    N, _, H, W = flow.shape
-    rows = torch.arange(H, dtype=flow.dtype, device=flow.device)[:, None]
-    x = torch.arange(W, dtype=flow.dtype, device=flow.device) + flow[:, 0]
-    y = rows + flow[:, 1]
-    grid = torch.stack([2 * x / max(W - 1, 1) - 1, 2 * y / max(H - 1, 1) - 1], -1)
     both = torch.cat([picture, mask[:, None].to(picture.dtype)], 1)
-    got = torch.nn.functional.grid_sample(both, grid, align_corners=True)
+    got = flow_warp(both, flow)
     return got[:, :3] / got[:, 3:].clamp(min=1e-6)

@@ -30,6 +30,8 @@ bits, dense = torch.zeros(2, 4, 5, 6, dtype=torch.int32), torch.zeros(2, 7, 4, 5
 WARP = {"volume": volume, "mask": bits, "transform": maps}
 spots = torch.zeros(2, 4, 2)
 CROP = {"image": image, "center": spots, "size": 5}
+flow, seen = torch.zeros(2, 2, 6, 7), torch.zeros(2, 6, 7, dtype=torch.uint8)
+FLOW = {"image": image, "flow": flow, "visibility": seen}
 floats = "must be float32, float64, float16 or bfloat16"
 kinds = "must be int32 bits (N, D, H, W), or floating or bool (N, P, D, H, W)"
 
@@ -173,6 +175,27 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("region_crop", CROP, {"size": True}, "size must be an int of at least 1, got True"),
     ("region_crop", CROP, {"size": (5, 5)}, "size must be an int of at least 1, got (5, 5)"),
     ("region_crop", CROP, {"image": image[..., :0, :]}, "size must be at most the sides of image, (2, 3, 0, 9) float32, got 5"),
+    # flow_warp
+    ("flow_warp", FLOW, {"image": image[0]}, "image must be (N, C, H, W), got (3, 8, 9) float32"),
+    ("flow_warp", FLOW, {"image": image.int()}, f"image {floats}, got (2, 3, 8, 9) int32"),
+    ("flow_warp", FLOW, {"image": image[..., :0]}, "image must have 1 to 2^24 - 1 pixels a side, got (2, 3, 8, 0) float32"),
+    ("flow_warp", FLOW, {"image": image[..., :1, :1].expand(2, 3, 1, 2**24)}, "image must have 1 to 2^24 - 1 pixels a side, got (2, 3, 1, 16777216) float32"),
+    ("flow_warp", FLOW, {"image": image.to_sparse()}, "image must be a dense (strided) tensor, got layout torch.sparse_coo"),
+    ("flow_warp", FLOW, {"flow": flow[:, 0]}, "flow must be (N, 2, H', W'), got (2, 6, 7) float32"),
+    ("flow_warp", FLOW, {"flow": flow[:1]}, "flow must be (N, 2, H', W') = (2, 2, 6, 7) as in image, got (1, 2, 6, 7) float32"),
+    ("flow_warp", FLOW, {"flow": flow.permute(0, 2, 3, 1)}, "flow must be (N, 2, H', W') = (2, 2, 7, 2) as in image, got (2, 6, 7, 2) float32"),
+    ("flow_warp", FLOW, {"flow": flow.long()}, f"flow {floats}, got (2, 2, 6, 7) int64"),
+    ("flow_warp", FLOW, {"flow": flow.to("meta")}, "flow must be on cpu as image is, got meta"),
+    ("flow_warp", FLOW, {"flow": flow[..., :1, :1].expand(2, 2, 2**24, 1), "visibility": None}, "flow must have at most 2^24 - 1 pixels a side, got (2, 2, 16777216, 1) float32"),
+    ("flow_warp", FLOW, {"visibility": seen[0]}, "visibility must be (N, H', W'), got (6, 7) uint8"),
+    ("flow_warp", FLOW, {"visibility": seen[:, :5]}, "visibility must be (N, H', W') = (2, 6, 7) as in image and flow, got (2, 5, 7) uint8"),
+    ("flow_warp", FLOW, {"visibility": seen.float()}, "visibility must have an integer dtype, got (2, 6, 7) float32"),
+    ("flow_warp", FLOW, {"visibility": seen.long()}, "visibility must be uint8, got (2, 6, 7) int64"),
+    ("flow_warp", FLOW, {"visibility": seen.to("meta")}, "visibility must be on cpu as image is, got meta"),
+    ("flow_warp", FLOW, {"mode": "both"}, "mode must be one of 'plain', 'gate', 'expand', got 'both'"),
+    ("flow_warp", FLOW, {"padding": "reflection"}, "padding must be one of 'zeros', 'border', got 'reflection'"),
+    ("flow_warp", FLOW, {"visibility": None, "mode": "gate"}, "visibility must be given for mode 'gate', got None"),
+    ("flow_warp", FLOW, {"visibility": None, "mode": "expand"}, "visibility must be given for mode 'expand', got None"),
 ]  # fmt: skip
 
 TYPE_ROWS = [
@@ -189,6 +212,9 @@ TYPE_ROWS = [
     ("push_pull", FILL, {"weight": None}, "weight must be a torch.Tensor, got NoneType None"),
     ("push_pull", FILL, {"radius": 1.5}, "radius must be None or an int, got float 1.5"),
     ("push_pull", FILL, {"radius": True}, "radius must be None or an int, got bool True"),
+    ("flow_warp", FLOW, {"image": None}, "image must be a torch.Tensor, got NoneType None"),
+    ("flow_warp", FLOW, {"flow": 1.0}, "flow must be a torch.Tensor, got float 1.0"),
+    ("flow_warp", FLOW, {"visibility": [0]}, "visibility must be a torch.Tensor, got list [0]"),
     ("helmert_warp", WARP, {"volume": None}, "volume must be a torch.Tensor, got NoneType None"),
     ("helmert_warp", WARP, {"mask": [1]}, "mask must be a torch.Tensor, got list [1]"),
     ("region_crop", CROP, {"image": None}, "image must be a torch.Tensor, got NoneType None"),

@@ -28,6 +28,11 @@ SCHEMAS = {
     "SymInt size, float max_edge) -> (Tensor atlas, Tensor weight)",
     "uv_raster_backward": "pose_kernels::uv_raster_backward(Tensor grad_atlas, Tensor part, "
     "Tensor uv, Tensor weight, float max_edge) -> Tensor",
+    "flow_warp": "pose_kernels::flow_warp(Tensor image, Tensor flow, Tensor? visibility, "
+    "int mode, int padding) -> Tensor",
+    "flow_warp_backward": "pose_kernels::flow_warp_backward(Tensor grad, Tensor image, "
+    "Tensor flow, Tensor? visibility, int mode, int padding, bool need_image, bool need_flow) "
+    "-> (Tensor grad_image, Tensor grad_flow)",
     "uv_gather": "pose_kernels::uv_gather(Tensor atlas, Tensor part, Tensor uv) -> Tensor",
     "helmert_fit": "pose_kernels::helmert_fit(Tensor source, Tensor target, Tensor weight, "
     "bool scale) -> Tensor",
@@ -60,11 +65,12 @@ has = torch._C._dispatch_has_kernel_for_dispatch_key
 
 def test_public_names_are_frozen():
     ops = [
-        "capsule_mask", "heatmap", "helmert_fit", "helmert_warp", "mesh_raster", "push_pull",
-        "region_crop", "uv_gather", "uv_raster", "uv_splat",
+        "capsule_mask", "flow_warp", "heatmap", "helmert_fit", "helmert_warp", "mesh_raster",
+        "push_pull", "region_crop", "uv_gather", "uv_raster", "uv_splat",
     ]  # fmt: skip
     assert sorted(pk.reference.__all__) == ops
-    rest = ["__version__", "body_parts", "mesh_flow", "part_transforms", "reference", "use_backend"]
+    rest = ["__version__", "body_parts", "flow_pyramid", "mesh_flow", "part_transforms"]
+    rest += ["reference", "use_backend"]
     assert sorted(pk.__all__) == sorted(ops + rest)
     assert all(getattr(pk, name) is not None for name in pk.__all__)
     assert all(getattr(pk.reference, name).__doc__ for name in pk.reference.__all__)

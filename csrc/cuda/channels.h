@@ -59,11 +59,12 @@ struct ChannelBlock {
     }
   }
 
-  __device__ __forceinline__ void clear() {
+  __device__ __forceinline__ void fill(acc_t<T> same) {
 #pragma unroll
     for (int j = 0; j < kBlock; ++j)
-      value[j] = 0;
+      value[j] = same;
   }
+  __device__ __forceinline__ void clear() { fill(0); }
 };
 
 // Who takes what: thread t of the launch is lane t % group of pixel t / group in flat order [N,

@@ -67,7 +67,7 @@ struct Patch {
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
             const int texel = corner(at, k);
-            if (texel >= 0)
+            if (texel >= 0 && w[k] != A(0)) // 0 times infinity would be NaN
               sum[texel * kTexelStride + lane_index()] += w[k] * loaded[j];
             if (texel >= 0 && lane_index() == k)
               weight[texel] += w[k];
@@ -88,7 +88,7 @@ struct Patch {
         corner_weights(shuffle(ax, source), shuffle(ay, source), w);
         const A own = k == 0 ? w[0] : k == 1 ? w[1] : k == 2 ? w[2] : w[3];
         const int texel = corner(shuffle(place, source), k);
-        if (texel >= 0)
+        if (texel >= 0 && own != A(0))
           for (int slot = lane_index() / 4; slot <= channels; slot += 8)
             weight[slot * kTexels + texel] +=
                 slot == 0 ? own : own * color[(slot - 1) * kWarp + source];

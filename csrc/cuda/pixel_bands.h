@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The foreground pixels of every image, sorted by where on the atlas they land.
+// The pixels of every image that land anywhere, sorted by where on the atlas they do; for
+// flow_warp, by which rows of the image they read.
 //
-// A band is kBandRows texel rows of one part's tile. A block takes a chunk of 2,048 consecutive
-// pixels, finds the band of each (of its upper corners) and sorts them by band with a stable radix
-// sort in shared memory. Ranks come from ballots, so the order is band first, then pixel, on every
-// run. The sorted chunk is written where the chunk itself lies, beside a table of where each band
-// begins in it: no pass over a whole image is needed, and any number of parts works. A pixel
-// touches two rows, so the reader of band b visits bands b-1 and b of its part: one contiguous
-// piece per chunk, chunk by chunk, always in the same order. That is what makes the splat
-// deterministic.
+// A band is kBandRows texel rows of one part's tile, or rows of the image. A block takes a chunk of
+// 2,048 consecutive pixels, finds the band of each (of its upper corners) and sorts them by band
+// with a stable radix sort in shared memory. Ranks come from ballots, so the order is band first,
+// then pixel, on every run. The sorted chunk is written where the chunk itself lies, beside a table
+// of where each band begins in it: no pass over a whole image is needed, and any number of parts
+// works. A pixel touches two rows, so the reader of band b visits bands b-1 and b of its part: one
+// contiguous piece per chunk, chunk by chunk, always in the same order. That is what makes the
+// splat deterministic.
 //
 // Traffic: the part map, uv of the foreground, 16 bytes out per foreground pixel (24 for double),
 // and 2 bytes per band and chunk.

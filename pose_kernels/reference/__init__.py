@@ -6,6 +6,7 @@ kernels are tested against these functions, and machines without a kernel fall b
 """
 
 from .capsule_mask import capsule_mask
+from .flow_warp import flow_warp
 from .heatmap import heatmap
 from .helmert_fit import helmert_fit
 from .helmert_warp import helmert_warp
@@ -18,6 +19,7 @@ from .uv_splat import uv_splat
 
 __all__ = [
     "capsule_mask",
+    "flow_warp",
     "heatmap",
     "helmert_fit",
     "helmert_warp",

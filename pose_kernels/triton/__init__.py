@@ -17,6 +17,8 @@ OPS = {
     "capsule_mask": "capsule_mask",
     "capsule_soft_mask": "capsule_mask",
     "capsule_soft_mask_backward": "capsule_mask",
+    "flow_warp": "flow_warp",
+    "flow_warp_backward": "flow_warp",
     "heatmap": "heatmap",
     "heatmap_backward": "heatmap",
     "helmert_warp": "helmert_warp",

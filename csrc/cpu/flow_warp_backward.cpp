@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+// flow_warp backward on the CPU. Without atomics: same bits for any number of threads.
+//
+// The gradient of the flow is a gather, over the same pieces of rows as the forward: the products
+// of what arrives with the four taps, summed over the channels, then the slopes of the weights.
+// That of the image is a scatter. The output pixels are sorted by the upper row of the image they
+// read (counting sort; 4 bytes a pixel), and a band of image rows owns the sums of its pixels: it
+// takes the lists of its rows and of the row above, in order, geometry recomputed 256 pixels at a
+// time. A band stays in the second-level cache while it is added to; half types are summed beside
+// it in float.
+
+#include "../ops/flow_warp.h"
+
+#include <memory>
+#include <vector>
+
+#include "flow_rows.h"
+
+namespace pose_kernels::cpu {
+namespace {
+
+// ---- the flow
+
+// Products of a group's arriving gradients with its taps, summed over the channels of float planes.
+VECTOR_CLONES void dot_eight(const FlowWarpBackward<float>& op, const FlowPiece& piece,
+                             const FlowTaps<float>& taps, int64_t i, float* upper, float* lower) {
+  const int64_t source = op.H * op.W, pixels = op.h * op.w;
+  const float* plane = op.image.data + piece.n * op.C * source;
+  const float* grad =
+      op.grad.data + piece.n * op.out_channels() * pixels + piece.y * op.w + piece.x0 + i;
+  const bool whole = i + kGroup <= piece.count;
+  bool second = false; // some pixel's gradient arrives at the second half of the channels
+  for (int64_t k = i; k < i + kGroup; ++k)
+    second = second || taps.side[k] == 1;
+  pairs_t top = {}, bottom = {};
+  for (int64_t c = 0; c < op.C; ++c, plane += source, grad += pixels) {
+    float g[kGroup];
+    if (whole && !second) {
+      memcpy(g, grad, sizeof g);
+    } else {
+      for (int64_t k = 0; k < kGroup; ++k) {
+        const int side = taps.side[i + k];
+        g[k] = side < 0 ? 0.0f : grad[k + side * op.C * pixels];
+      }
+    }
+    const pairs_t arriving = twice(load<float, 8>(g));
+    top += arriving * load_pairs(plane, taps.base + i);
+    bottom += arriving * load_pairs(plane + taps.down, taps.base + i);
+  }
+  store(upper, top);
+  store(lower, bottom);
+}
+
+// The same for one pixel of any type and format. dots: of taps (0, 0), (1, 0), (0, 1), (1, 1).
+template <class T, bool LAST>
+VECTOR_CLONES void dot_one(const FlowWarpBackward<T>& op, const FlowPiece& piece,
+                           const FlowTaps<acc_t<T>>& taps, int64_t i, acc_t<T>* dots) {
+  using A = acc_t<T>;
+  const int64_t source = op.H * op.W, pixels = op.h * op.w, wide = op.out_channels();
+  const int64_t step = LAST ? 1 : source, grad_step = LAST ? 1 : pixels, pixel = LAST ? op.C : 1;
+  const int64_t side = taps.side[i] == 1 ? op.C : 0, at = piece.y * op.w + piece.x0 + i;
+  const T* grad =
+      op.grad.data + piece.n * wide * pixels + at * (LAST ? wide : 1) + side * grad_step;
+  const T* tap0 = op.image.data + piece.n * op.C * source + taps.base[i] * pixel;
+  const T* tap1 = tap0 + taps.right * pixel;
+  const T* tap2 = tap0 + taps.down * pixel;
+  const T* tap3 = tap2 + taps.right * pixel;
+  A d0 = 0, d1 = 0, d2 = 0, d3 = 0;
+#pragma omp simd reduction(+ : d0, d1, d2, d3)
+  for (int64_t c = 0; c < op.C; ++c) {
+    const A g = widen(grad[c * grad_step]);
+    d0 += g * widen(tap0[c * step]);
+    d1 += g * widen(tap1[c * step]);
+    d2 += g * widen(tap2[c * step]);
+    d3 += g * widen(tap3[c * step]);
+  }
+  dots[0] = d0, dots[1] = d1, dots[2] = d2, dots[3] = d3;
+}
+
+// The slopes of the weights times the products. A tap that moves nothing is not there, be it NaN.
+template <class A>
+VECTOR_CLONES void slopes_times_dots(const FlowTaps<A>& taps, const A (*dots)[2 * kPiece],
+                                     int64_t count, A* grad_x, A* grad_y) {
+  for (int64_t i = 0; i < count; ++i) {
+    A gx = 0, gy = 0;
+    for (int k = 0; k < 4; ++k) {
+      const A x = taps.slope_x[k / 2][2 * i + k % 2], y = taps.slope_y[k / 2][2 * i + k % 2];
+      const A dot = dots[k / 2][2 * i + k % 2];
+      gx += x != A(0) ? x * dot : A(0);
+      gy += y != A(0) ? y * dot : A(0);
+    }
+    grad_x[i] = gx, grad_y[i] = gy;
+  }
+}
+
+template <class T>
+void flow_gradient(const FlowWarpBackward<T>& op) {
+  using A = acc_t<T>;
+  const bool last = op.grad.pixel > 1;
+  const int64_t pixels = op.h * op.w;
+  const int64_t grain = grain_of(std::min(kPiece, op.w) * 4 * (op.C + 8));
+  parallel(FlowPiece::number(op.N, op.h, op.w), grain, [&](int64_t begin, int64_t end) {
+    const auto taps = std::make_unique<FlowTaps<A>>();
+    A dots[2][2 * kPiece];
+    for (int64_t number = begin; number < end; ++number) {
+      const FlowPiece piece = FlowPiece::at(number, op.h, op.w);
+      place_taps<A, true>(op.flow, op.visibility, op.mode, op.border, op.h, op.w, int(op.H),
+                          int(op.W), piece, *taps);
+      for (int64_t i = 0; i < piece.count; i += kGroup) {
+        if constexpr (std::is_same_v<T, float>) {
+          if (!last && taps->right) {
+            dot_eight(op, piece, *taps, i, dots[0] + 2 * i, dots[1] + 2 * i);
+            continue;
+          }
+        }
+        for (int64_t k = i; k < std::min(i + kGroup, piece.count); ++k) {
+          A four[4] = {};
+          if (taps->side[k] >= 0)
+            last ? dot_one<T, true>(op, piece, *taps, k, four)
+                 : dot_one<T, false>(op, piece, *taps, k, four);
+          dots[0][2 * k] = four[0], dots[0][2 * k + 1] = four[1];
+          dots[1][2 * k] = four[2], dots[1][2 * k + 1] = four[3];
+        }
+      }
+      A* grad_x = op.grad_flow + piece.n * 2 * pixels + piece.y * op.w + piece.x0;
+      slopes_times_dots<A>(*taps, dots, piece.count, grad_x, grad_x + pixels);
+    }
+  });
+}
+
+// ---- the image
+
+// Output pixels of each sample that read anything, by the upper row of the image they read, then in
+// order: those of row `bin` of sample n are pixels[begin[n bins + bin] .. begin[n bins + bin + 1]).
+struct Readers {
+  int64_t bins;
+  std::unique_ptr<int32_t[]> pixels;
+  std::vector<int64_t> begin;
+};
+
+template <class T>
+Readers sort_readers(const FlowWarpBackward<T>& op) {
+  using A = acc_t<T>;
+  Readers readers{std::max<int64_t>(op.H - 1, 1), nullptr, {}};
+  const int64_t bins = readers.bins, per_row = (op.w + kPiece - 1) / kPiece;
+  const int64_t rows = std::max<int64_t>(8192, 4 * bins) / std::max<int64_t>(op.w, 1) + 1;
+  const int64_t chunks = (op.h + rows - 1) / rows;
+  std::vector<int64_t> next(op.N * chunks * bins, 0); // [N, chunks, bins]: counts, then places
+  auto for_each = [&](int64_t job, FlowTaps<A>& taps, auto&& visit) {
+    const int64_t n = job / chunks, first = job % chunks * rows;
+    const int64_t last = std::min(first + rows, op.h);
+    for (int64_t i = (n * op.h + first) * per_row; i < (n * op.h + last) * per_row; ++i) {
+      const FlowPiece piece = FlowPiece::at(i, op.h, op.w);
+      place_taps<A, false>(op.flow, op.visibility, op.mode, op.border, op.h, op.w, int(op.H),
+                           int(op.W), piece, taps);
+      for (int64_t k = 0; k < piece.count; ++k) {
+        if (taps.any[k])
+          visit(taps.row[k], int32_t(piece.y * op.w + piece.x0 + k));
+      }
+    }
+  };
+  const int64_t grain = grain_of(16 * std::min(rows, op.h) * op.w);
+  parallel(op.N * chunks, grain, [&](int64_t begin, int64_t end) {
+    const auto taps = std::make_unique<FlowTaps<A>>();
+    for (int64_t job = begin; job < end; ++job)
+      for_each(job, *taps, [&](int32_t bin, int32_t) { ++next[job * bins + bin]; });
+  });
+  readers.begin.reserve(op.N * bins + 1);
+  int64_t total = 0;
+  for (int64_t n = 0; n < op.N; ++n)
+    for (int64_t bin = 0; bin < bins; ++bin) {
+      readers.begin.push_back(total);
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        int64_t& place = next[(n * chunks + chunk) * bins + bin];
+        const int64_t count = place;
+        place = total;
+        total += count;
+      }
+    }
+  readers.begin.push_back(total);
+  readers.pixels.reset(new int32_t[total]);
+  parallel(op.N * chunks, grain, [&](int64_t begin, int64_t end) {
+    const auto taps = std::make_unique<FlowTaps<A>>();
+    for (int64_t job = begin; job < end; ++job)
+      for_each(job, *taps, [&](int32_t bin, int32_t pixel) {
+        readers.pixels[next[job * bins + bin]++] = pixel;
+      });
+  });
+  return readers;
+}
+
+// Rows [first, last) of the image gradient of one sample, channels [c, c + width).
+struct Band {
+  int64_t n, first, last, c, width;
+};
+
+// What a band needs to know of up to kPiece readers.
+template <class A>
+struct Spots {
+  int32_t base[kPiece];     // of the upper left tap, from the band's first pixel on
+  A weight[4][kPiece];      // 0: nothing, or outside of the band
+  int64_t arriving[kPiece]; // where the gradient of channel 0 is, from the sample's first on
+};
+
+template <class T>
+VECTOR_CLONES void place_spots(const FlowWarpBackward<T>& op, const Band& band, const int32_t* list,
+                               int64_t count, Spots<acc_t<T>>& spots) {
+  using A = acc_t<T>;
+  const int64_t pixels = op.h * op.w;
+  const A* flow_x = op.flow + band.n * 2 * pixels;
+  const A* flow_y = flow_x + pixels;
+  const double per_pixel = 1.0 / double(op.w);
+  const int w = int(op.w), H = int(op.H), W = int(op.W);
+  const int first = int(band.first), last = int(band.last);
+  const bool border = op.border;
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t p = list[i];
+    const int y = int((double(p) + 0.5) * per_pixel), x = p - y * w; // exact below 2^31
+    const FlowPair<A> px = flow_pair(flow_x[p], x, W, border);
+    const FlowPair<A> py = flow_pair(flow_y[p], y, H, border);
+    const A upper = py.first >= first && py.first < last ? py.weight0 : A(0);
+    const A lower = py.first + 1 >= first && py.first + 1 < last ? py.weight1 : A(0);
+    spots.base[i] = (py.first - first) * W + px.first;
+    spots.weight[0][i] = px.weight0 * upper;
+    spots.weight[1][i] = px.weight1 * upper;
+    spots.weight[2][i] = px.weight0 * lower;
+    spots.weight[3][i] = px.weight1 * lower;
+  }
+  const int64_t pixel = op.grad.pixel, second = op.C * op.grad.channel;
+  for (int64_t i = 0; i < count; ++i)
+    spots.arriving[i] = list[i] * pixel;
+  if (op.mode == kFlowExpand)
+    for (int64_t i = 0; i < count; ++i)
+      spots.arriving[i] += op.visibility[band.n * pixels + list[i]] == 1 ? second : 0;
+}
+
+// sums: [K, rows, W]. Several planes at once: a sum waits for its neighbor's.
+template <int K, class T>
+void add_planes(const T* grad, int64_t channel, const Spots<acc_t<T>>& spots, int64_t count,
+                int64_t W, acc_t<T>* sums, int64_t plane) {
+  using A = acc_t<T>;
+  for (int64_t i = 0; i < count; ++i) {
+    A g[K];
+    for (int k = 0; k < K; ++k)
+      g[k] = widen(grad[spots.arriving[i] + k * channel]);
+    for (int tap = 0; tap < 4; ++tap) {
+      const A w = spots.weight[tap][i];
+      if (w == A(0))
+        continue;
+      A* to = sums + (spots.base[i] + tap / 2 * W + tap % 2);
+      for (int k = 0; k < K; ++k)
+        to[k * plane] += w * g[k];
+    }
+  }
+}
+
+// sums: [rows, W, C].
+template <class T>
+VECTOR_CLONES void add_pixels(const T* grad, const Spots<acc_t<T>>& spots, int64_t count, int64_t C,
+                              int64_t W, acc_t<T>* sums) {
+  using A = acc_t<T>;
+  for (int64_t i = 0; i < count; ++i) {
+    const T* g = grad + spots.arriving[i];
+    for (int k = 0; k < 4; ++k) {
+      const A w = spots.weight[k][i];
+      if (w == A(0))
+        continue;
+      A* to = sums + (spots.base[i] + k / 2 * W + k % 2) * C;
+#pragma omp simd
+      for (int64_t c = 0; c < C; ++c)
+        to[c] += w * widen(g[c]);
+    }
+  }
+}
+
+template <class T>
+VECTOR_CLONES void narrow_all(const acc_t<T>* from, int64_t count, T* to) {
+  for (int64_t i = 0; i < count; ++i)
+    to[i] = narrow<T>(from[i]);
+}
+
+template <class T>
+void fill_band(const FlowWarpBackward<T>& op, const Band& band, const Readers& readers,
+               Spots<acc_t<T>>& spots, std::vector<acc_t<T>>& buffer) {
+  using A = acc_t<T>;
+  constexpr bool direct = std::is_same_v<T, A>;
+  const bool last = op.grad_image.pixel > 1;
+  // Channels last: one run of rows x W x C; contiguous: `width` planes, rows x W of each.
+  const int64_t source = op.H * op.W, rows = band.last - band.first;
+  const int64_t run = rows * op.W * (last ? op.C : 1), runs = last ? 1 : band.width;
+  T* out = op.grad_image.data + band.n * op.C * source + band.c * op.grad_image.channel +
+           band.first * op.W * op.grad_image.pixel;
+  if (!direct)
+    buffer.assign(size_t(run * runs), A(0));
+  auto sums = [&](int64_t r) -> A* {
+    if constexpr (direct)
+      return out + r * source;
+    else
+      return buffer.data() + r * run;
+  };
+  if (direct)
+    for (int64_t r = 0; r < runs; ++r)
+      memset(static_cast<void*>(sums(r)), 0, size_t(run) * sizeof(A));
+
+  const T* grad =
+      op.grad.data + band.n * op.out_channels() * op.h * op.w + band.c * op.grad.channel;
+  const int64_t low = std::max<int64_t>(band.first - 1, 0),
+                high = std::min(band.last, readers.bins);
+  const int64_t begin = readers.begin[band.n * readers.bins + low];
+  const int64_t end = readers.begin[band.n * readers.bins + high];
+  for (int64_t i = begin; i < end; i += kPiece) {
+    const int64_t count = std::min(kPiece, end - i);
+    place_spots(op, band, readers.pixels.get() + i, count, spots);
+    if (last)
+      add_pixels(grad, spots, count, op.C, op.W, sums(0));
+    else
+      for (int64_t r = 0; r < runs;) {
+        const int64_t left = runs - r, plane = direct ? source : run, step = op.grad.channel;
+        const T* from = grad + r * step;
+        if (left >= 4)
+          add_planes<4>(from, step, spots, count, op.W, sums(r), plane), r += 4;
+        else if (left == 3)
+          add_planes<3>(from, step, spots, count, op.W, sums(r), plane), r += 3;
+        else
+          add_planes<1>(from, step, spots, count, op.W, sums(r), plane), r += 1;
+      }
+  }
+  if (!direct)
+    for (int64_t r = 0; r < runs; ++r)
+      narrow_all<T>(buffer.data() + r * run, run, out + r * source);
+}
+
+template <class T>
+void image_gradient(const FlowWarpBackward<T>& op) {
+  using A = acc_t<T>;
+  if (op.C == 0)
+    return;
+  const Readers readers = sort_readers(op);
+  const bool last = op.grad_image.pixel > 1;
+  constexpr int64_t planes = 16, cache = 1 << 19; // channels and bytes of a band
+  const int64_t width = last ? op.C : std::min(op.C, planes);
+  const int64_t blocks = (op.C + width - 1) / width;
+  const int64_t fit = cache / (op.W * width * int64_t(sizeof(A)));
+  const int64_t rows = std::max<int64_t>(1, std::min(fit, (op.H + 7) / 8));
+  const int64_t bands = (op.H + rows - 1) / rows;
+  const int64_t grain = grain_of(rows * op.W * (op.C + 8));
+  parallel(op.N * blocks * bands, grain, [&](int64_t begin, int64_t end) {
+    const auto spots = std::make_unique<Spots<A>>();
+    std::vector<A> buffer;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i % bands * rows, c = i / bands % blocks * width;
+      const Band band{i / bands / blocks, first, std::min(first + rows, op.H), c,
+                      std::min(width, op.C - c)};
+      fill_band(op, band, readers, *spots, buffer);
+    }
+  });
+}
+
+} // namespace
+
+template <class T>
+void flow_warp_backward(const FlowWarpBackward<T>& op) {
+  if (op.grad_flow)
+    flow_gradient(op);
+  if (op.grad_image.data)
+    image_gradient(op);
+}
+
+template void flow_warp_backward(const FlowWarpBackward<float>&);
+template void flow_warp_backward(const FlowWarpBackward<double>&);
+template void flow_warp_backward(const FlowWarpBackward<float16>&);
+template void flow_warp_backward(const FlowWarpBackward<bfloat16>&);
+
+} // namespace pose_kernels::cpu
