@@ -75,14 +75,6 @@ struct LineAllocator {
 template <class T>
 using aligned_vector = std::vector<T, LineAllocator<T>>;
 
-// Asks for the lines of `count` values that will be read soon.
-template <class T>
-void ask(const T* data, int64_t count) {
-  constexpr int64_t line = 64 / int64_t(sizeof(T));
-  for (int64_t i = 0; i < count; i += line)
-    __builtin_prefetch(data + i);
-}
-
 // Before another thread reads what was streamed.
 inline void stream_fence() {
 #if defined(__SSE2__)

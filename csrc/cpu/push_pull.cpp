@@ -200,10 +200,6 @@ void fill_plane(Pyramid<acc_t<T>>& pyramid, const T* plane, int64_t pixel, T* ou
       const int64_t y = 2 * j, one = level.span[y].empty() ? y + 1 : y;
       if (above.span[j].empty())
         continue;
-      if (l == 0)
-        for (int64_t ahead = y + 4; ahead < std::min(y + 6, level.H); ++ahead)
-          ask(plane + (ahead * level.W + level.span[ahead].first) * pixel,
-              level.span[ahead].size() * pixel);
       const bool both = one == y && y + 1 < level.H && !level.span[y + 1].empty();
       const Span span = both ? join(level.span[y], level.span[y + 1]) : level.span[one];
       const A* first = values(pyramid, l, one, span, plane, pixel, scratch);

@@ -9,6 +9,7 @@
 #include "../ops/uv_gather.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "../math/bilinear.h"
 #include "../ops/uv_splat.h"
@@ -73,9 +74,11 @@ template <class T>
 ALWAYS_INLINE lanes_t<acc_t<T>, 4> corners(const T* top, int64_t right, int64_t below) {
   using A = acc_t<T>;
   const T* bottom = top + below;
+#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
   if constexpr (std::is_same_v<T, A>)
     if (right)
       return __builtin_shufflevector(load<A, 2>(top), load<A, 2>(bottom), 0, 1, 2, 3);
+#endif
   return lanes_t<A, 4>{widen(top[0]), widen(top[right]), widen(bottom[0]), widen(bottom[right])};
 }
 
