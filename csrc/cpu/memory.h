@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <new>
+#include <vector>
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -55,6 +57,23 @@ inline void stream_zeros(void* target, int64_t bytes) {
 #endif
   memset(to + i, 0, bytes - i);
 }
+
+// Memory that begins a cache line: vectors of whole lines then never straddle two.
+template <class T>
+struct LineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+
+  LineAllocator() = default;
+  template <class U>
+  LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
+  void deallocate(T* data, size_t) { ::operator delete(data, kLine); }
+  bool operator==(const LineAllocator&) const { return true; }
+  bool operator!=(const LineAllocator&) const { return false; }
+};
+template <class T>
+using aligned_vector = std::vector<T, LineAllocator<T>>;
 
 // Before another thread reads what was streamed.
 inline void stream_fence() {

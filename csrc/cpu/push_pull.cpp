@@ -10,173 +10,117 @@
 #include "../ops/push_pull.h"
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
-#include "../math/pyramid.h"
 #include "memory.h"
 #include "parallel.h"
+#include "push_pull_rows.h"
 
 namespace pose_kernels::cpu {
 namespace {
 
-// ---- rows
-// -----------------------------------------------------------------------------------------
+// A stretch of a row outside of which nothing is known: tiles are mostly unknown, and so are the
+// rows in which something is known.
+struct Span {
+  int64_t first, last; // nodes [first, last), first a multiple of kLine
 
-// The loops load both sides of a choice first: a load that depends on a mask would not vectorize.
+  bool empty() const { return first >= last; }
+  int64_t size() const { return last - first; }
+};
+constexpr int64_t kLine = 16;
 
-// parent[j] = sum of the known ones of child[2j], child[2j+1]; added to what is there if `add`.
-template <class A>
-VECTOR_CLONES void pair_sum(const A* __restrict child, const uint8_t* __restrict known,
-                            int64_t width, bool add, A* __restrict parent) {
-  const int64_t pairs = width / 2;
-  for (int64_t j = 0; j < pairs; ++j) {
-    const A before = parent[j], left = child[2 * j], right = child[2 * j + 1];
-    const A sum = (known[2 * j] ? left : A(0)) + (known[2 * j + 1] ? right : A(0));
-    parent[j] = (add ? before : A(0)) + sum;
-  }
-  if (width & 1)
-    parent[pairs] = (add ? parent[pairs] : A(0)) + (known[width - 1] ? child[width - 1] : A(0));
+// The span of all nodes from `first` to before `last`, of a row of `width`.
+Span around(int64_t first, int64_t last, int64_t width) {
+  return {first / kLine * kLine, std::min((last + kLine - 1) / kLine * kLine, width)};
 }
 
-// The same for the number of known children.
-template <class A>
-VECTOR_CLONES void pair_count(const uint8_t* __restrict known, int64_t width, bool add,
-                              A* __restrict parent) {
-  const int64_t pairs = width / 2;
-  for (int64_t j = 0; j < pairs; ++j) {
-    const A before = parent[j];
-    parent[j] = (add ? before : A(0)) + A(int(known[2 * j]) + int(known[2 * j + 1]));
-  }
-  if (width & 1)
-    parent[pairs] = (add ? parent[pairs] : A(0)) + A(known[width - 1]);
+Span join(Span a, Span b) {
+  if (a.empty() || b.empty())
+    return a.empty() ? b : a;
+  return {std::min(a.first, b.first), std::max(a.last, b.last)};
 }
 
-template <class A>
-VECTOR_CLONES void above(const A* values, A limit, int64_t count, uint8_t* known) {
-  for (int64_t i = 0; i < count; ++i)
-    known[i] = values[i] > limit;
+// Of a row in which something is known.
+Span span_of(const uint8_t* known, int64_t width) {
+  auto nothing = [&](int64_t x) { // in eight nodes
+    uint64_t eight;
+    memcpy(&eight, known + x, 8);
+    return eight == 0;
+  };
+  int64_t first = 0, last = width;
+  while (last % 8 && !known[last - 1])
+    --last;
+  while (last % 8 == 0 && nothing(last - 8))
+    last -= 8;
+  while (first + 8 < last && nothing(first))
+    first += 8;
+  return around(first, last, width);
 }
 
-template <class A>
-VECTOR_CLONES void divide(A* __restrict row, const A* __restrict count, int64_t width) {
-  for (int64_t x = 0; x < width; ++x)
-    row[x] = row[x] / std::max(count[x], A(1)); // a sum over no children is 0 already
-}
-
-// up[i] for all children of a row, from the two nearest parent rows. `padded` has parents + 2
-// places.
-template <class A>
-VECTOR_CLONES void upsample(const A* __restrict own, const A* __restrict side, int64_t parents,
-                            A* __restrict padded, A* __restrict up) {
-  A* t = padded + 1;
-  for (int64_t j = 0; j < parents; ++j)
-    t[j] = A(0.75) * own[j] + A(0.25) * side[j];
-  t[-1] = t[0], t[parents] = t[parents - 1];
-  for (int64_t j = 0; j < parents; ++j) {
-    up[2 * j] = A(0.75) * t[j] + A(0.25) * t[j - 1];
-    up[2 * j + 1] = A(0.75) * t[j] + A(0.25) * t[j + 1];
-  }
-}
-
-// The transpose of the horizontal half of upsample: h[-1 .. width + 1] is scratch around the row.
-template <class A>
-VECTOR_CLONES void upsample_transpose(A* h, int64_t width, int64_t parents, A* t) {
-  h[-1] = h[0];
-  h[width] = (width & 1) ? A(0) : h[width - 1];
-  h[width + 1] = A(0);
-  for (int64_t j = 0; j < parents; ++j)
-    t[j] = A(0.75) * (h[2 * j] + h[2 * j + 1]) + A(0.25) * (h[2 * j - 1] + h[2 * j + 2]);
-}
-
-template <class A>
-VECTOR_CLONES void add_scaled(A* to, const A* row, A scale, int64_t width) {
-  for (int64_t x = 0; x < width; ++x)
-    to[x] += scale * row[x];
-}
-
-// Takes over the known nodes of `yes`.
-template <class A>
-VECTOR_CLONES void select(const uint8_t* __restrict known, const A* __restrict yes, int64_t width,
-                          A* __restrict row) {
-  for (int64_t x = 0; x < width; ++x) {
-    const A a = yes[x], b = row[x];
-    row[x] = known[x] ? a : b;
-  }
-}
-
-// The part of a row at unknown (or, with `at` = 1, known) nodes; 0 elsewhere.
-template <class A>
-VECTOR_CLONES void keep(const A* row, const uint8_t* known, uint8_t at, int64_t width, A* out) {
-  for (int64_t x = 0; x < width; ++x) {
-    const A a = row[x];
-    out[x] = known[x] == at ? a : A(0);
-  }
-}
-
-// child += parent / count of known children.
-template <class A>
-VECTOR_CLONES void hand_down(const A* parent, const A* count, int64_t width, A* child) {
-  for (int64_t x = 0; x < width; ++x)
-    child[x] += parent[x / 2] / std::max(count[x / 2], A(1));
-}
-
-template <class T>
-VECTOR_CLONES void read_row(const T* row, int64_t pixel, int64_t width, acc_t<T>* out) {
-  for (int64_t x = 0; x < width; ++x)
-    out[x] = widen(row[x * pixel]);
-}
-
-template <class T>
-VECTOR_CLONES void narrow_row(const acc_t<T>* row, int64_t width, T* out) {
-  for (int64_t x = 0; x < width; ++x)
-    out[x] = narrow<T>(row[x]);
-}
-
-// ---- one tile
-// -------------------------------------------------------------------------------------
-
+// A node is known where its mask is above the limit: the weight at level 0, the number of known
+// children elsewhere. Masks have the type of the values, so that all loops have one vector length.
 template <class A>
 struct Level {
   int64_t H, W;
-  std::vector<uint8_t> known; // [H, W]
-  std::vector<uint8_t> any;   // [H]: a row with something known
-  std::vector<A> count;       // [H, W] known children; empty at level 0
-  std::vector<A> value;       // [H, W]; empty at level 0
+  const A* mask; // [H, W]
+  A limit;
+  std::vector<Span> span;  // [H]
+  aligned_vector<A> count; // [H, W] known children; empty at level 0
+  aligned_vector<A> value; // [H, W]; empty at level 0
 };
 
 template <class A>
 struct Pyramid {
-  Pyramid(int64_t H, int64_t W) {
-    levels.push_back({H, W, std::vector<uint8_t>(H * W), std::vector<uint8_t>(H), {}, {}});
+  Pyramid(int64_t H, int64_t W)
+      : nothing(W, -std::numeric_limits<A>::infinity()), flags(W), rows(6 * stride(W)) {
+    levels.push_back({H, W, nullptr, A(0), std::vector<Span>(H), {}, {}});
     while (H > 1 || W > 1) {
       H = parent_side(H), W = parent_side(W);
-      levels.push_back({H, W, std::vector<uint8_t>(H * W), std::vector<uint8_t>(H),
-                        std::vector<A>(H * W), std::vector<A>(H * W)});
+      levels.push_back({H, W, nullptr, A(0), std::vector<Span>(H), aligned_vector<A>(H * W),
+                        aligned_vector<A>(H * W)});
     }
-    for (std::vector<A>* row : {&row_a, &row_b, &row_c})
-      row->resize(levels[0].W + 8);
+    for (Level<A>& level : levels)
+      level.mask = level.count.data(); // of level 0: know()
   }
   std::vector<Level<A>> levels;
   std::vector<uint8_t> within; // [H, W] of level 0; empty: no limit
-  std::vector<A> row_a, row_b, row_c;
+  std::vector<A> nothing;      // the mask of a row with nothing known
+  std::vector<uint8_t> flags;
+  aligned_vector<A> rows;
+
+  // Rows for scratch, with room beyond both ends.
+  static int64_t stride(int64_t W) { return (W + 3 * kLine - 1) / kLine * kLine; }
+  A* row(int64_t i) { return &rows[i * stride(levels[0].W) + kLine]; }
 };
 
 // Known nodes of all levels from one weight plane [H, W]; false if there is none.
 template <class A>
 bool know(Pyramid<A>& pyramid, const A* weight, A min_weight) {
   Level<A>& base = pyramid.levels[0];
-  above(weight, min_weight, base.H * base.W, base.known.data());
-  for (size_t l = 0;; ++l) {
-    Level<A>& level = pyramid.levels[l];
-    for (int64_t y = 0; y < level.H; ++y)
-      level.any[y] = memchr(&level.known[y * level.W], 1, level.W) != nullptr;
-    if (l + 1 == pyramid.levels.size())
-      return level.any[0];
-    Level<A>& next = pyramid.levels[l + 1];
-    for (int64_t y = 0; y < level.H; ++y)
-      pair_count(&level.known[y * level.W], level.W, y & 1, &next.count[y / 2 * next.W]);
-    above(next.count.data(), A(0), next.H * next.W, next.known.data());
+  base.mask = weight, base.limit = min_weight;
+  for (int64_t y = 0; y < base.H; ++y) {
+    const bool any = above(weight + y * base.W, min_weight, base.W, pyramid.flags.data());
+    base.span[y] = any ? span_of(pyramid.flags.data(), base.W) : Span{0, 0};
   }
+  for (size_t l = 0; l + 1 < pyramid.levels.size(); ++l) {
+    const Level<A>& level = pyramid.levels[l];
+    Level<A>& next = pyramid.levels[l + 1];
+    for (int64_t j = 0; j < next.H; ++j) {
+      const int64_t y = 2 * j;
+      const bool single = y + 1 == level.H;
+      const Span span = join(level.span[y], single ? Span{0, 0} : level.span[y + 1]);
+      A* count = &next.count[j * next.W];
+      next.span[j] = around(span.first / 2, (span.last + 1) / 2, next.W);
+      std::fill(count, count + next.W, A(0));
+      if (!span.empty()) {
+        const A* top = level.mask + y * level.W + span.first;
+        count_children(top, single ? pyramid.nothing.data() : top + level.W, level.limit,
+                       span.size(), pyramid.row(0), count + span.first / 2);
+      }
+    }
+  }
+  return !pyramid.levels.back().span[0].empty();
 }
 
 // Texels no farther (Chebyshev) than radius from a known one: rows first, then columns.
@@ -184,15 +128,16 @@ template <class A>
 void reach(Pyramid<A>& pyramid, int64_t radius) {
   const Level<A>& base = pyramid.levels[0];
   const int64_t H = base.H, W = base.W, far = radius + 1;
+  auto known = [&](int64_t i) { return base.mask[i] > base.limit; };
   std::vector<uint8_t> rows(H * W, 0);
   pyramid.within.assign(H * W, 0);
   for (int64_t y = 0; y < H; ++y) {
     int64_t left = far, right = far;
     for (int64_t x = 0; x < W; ++x) {
-      left = base.known[y * W + x] ? 0 : std::min(left + 1, far);
+      left = known(y * W + x) ? 0 : std::min(left + 1, far);
       rows[y * W + x] |= left <= radius;
       const int64_t mirrored = W - 1 - x;
-      right = base.known[y * W + mirrored] ? 0 : std::min(right + 1, far);
+      right = known(y * W + mirrored) ? 0 : std::min(right + 1, far);
       rows[y * W + mirrored] |= right <= radius;
     }
   }
@@ -207,17 +152,18 @@ void reach(Pyramid<A>& pyramid, int64_t radius) {
     }
 }
 
-// Row y of level l: its values where stored, or the atlas (widened into `scratch`) at level 0.
+// Row y of level l: its values where stored, or those of `span` in the atlas (widened into
+// `scratch`) at level 0.
 template <class T>
-const acc_t<T>* values(const Pyramid<acc_t<T>>& pyramid, size_t l, int64_t y, const T* plane,
-                       int64_t pixel, acc_t<T>* scratch) {
+const acc_t<T>* values(const Pyramid<acc_t<T>>& pyramid, size_t l, int64_t y, Span span,
+                       const T* plane, int64_t pixel, acc_t<T>* scratch) {
   const int64_t W = pyramid.levels[l].W;
   if (l > 0)
     return &pyramid.levels[l].value[y * W];
   if constexpr (std::is_same_v<T, acc_t<T>>)
     if (pixel == 1)
       return plane + y * W;
-  read_row(plane + y * W * pixel, pixel, W, scratch);
+  read_row(plane + (y * W + span.first) * pixel, pixel, span.size(), scratch + span.first);
   return scratch;
 }
 
@@ -227,7 +173,7 @@ void put(const Pyramid<acc_t<T>>& pyramid, int64_t y, acc_t<T>* row, T* plane, i
          bool streamed) {
   const int64_t W = pyramid.levels[0].W;
   if (!pyramid.within.empty())
-    keep(row, &pyramid.within[y * W], uint8_t(1), W, row);
+    keep(row, &pyramid.within[y * W], W, row);
   T* out = plane + y * W * pixel;
   if (pixel != 1) {
     for (int64_t x = 0; x < W; ++x)
@@ -244,42 +190,53 @@ void fill_plane(Pyramid<acc_t<T>>& pyramid, const T* plane, int64_t pixel, T* ou
                 int64_t out_pixel, bool streamed) {
   using A = acc_t<T>;
   std::vector<Level<A>>& levels = pyramid.levels;
-  A *scratch = pyramid.row_a.data(), *padded = pyramid.row_b.data(), *up = pyramid.row_c.data();
+  A *scratch = pyramid.row(0), *second = pyramid.row(1), *up = pyramid.row(2);
+  A* const blended[2] = {pyramid.row(3), pyramid.row(4)};
   for (size_t l = 0; l + 1 < levels.size(); ++l) { // pull
     const Level<A>& level = levels[l];
     Level<A>& above = levels[l + 1];
     for (int64_t j = 0; j < above.H; ++j) {
-      A* sum = &above.value[j * above.W];
-      bool add = false;
-      for (int64_t y = 2 * j; y < std::min(2 * j + 2, level.H); ++y)
-        if (level.any[y]) {
-          const A* row = values(pyramid, l, y, plane, pixel, scratch);
-          pair_sum(row, &level.known[y * level.W], level.W, add, sum);
-          add = true;
-        }
-      if (add)
-        divide(sum, &above.count[j * above.W], above.W);
-      else
-        std::fill(sum, sum + above.W, A(0));
+      // A row with nothing known is not read: the other one stands in for it, with nothing known.
+      const int64_t y = 2 * j, one = level.span[y].empty() ? y + 1 : y;
+      if (above.span[j].empty())
+        continue;
+      const bool both = one == y && y + 1 < level.H && !level.span[y + 1].empty();
+      const Span span = both ? join(level.span[y], level.span[y + 1]) : level.span[one];
+      const A* first = values(pyramid, l, one, span, plane, pixel, scratch);
+      const A* other = both ? values(pyramid, l, y + 1, span, plane, pixel, second) : first;
+      const A* mask = level.mask + one * level.W + span.first;
+      const int64_t parent = j * above.W + span.first / 2;
+      mean(first + span.first, mask, other + span.first,
+           both ? mask + level.W : pyramid.nothing.data(), level.limit, span.size(),
+           &above.count[parent], up, &above.value[parent]);
     }
   }
   for (size_t l = levels.size(); l-- > 0;) { // push
     Level<A>& level = levels[l];
+    const Level<A>* above = l + 1 < levels.size() ? &levels[l + 1] : nullptr;
     for (int64_t y = 0; y < level.H; ++y) {
-      if (l + 1 < levels.size()) {
-        const Level<A>& above = levels[l + 1];
-        upsample(&above.value[y / 2 * above.W], &above.value[side_parent(y, above.H) * above.W],
-                 above.W, padded, up);
+      A* row = l > 0 ? &level.value[y * level.W] : up;
+      const Span span = level.span[y];
+      const A* own = scratch; // what is known, before the row is overwritten
+      if (!span.empty() && l > 0)
+        std::copy(row + span.first, row + span.last, scratch + span.first);
+      else if (!span.empty())
+        own = values(pyramid, l, y, span, plane, pixel, scratch);
+      if (above) {
+        // A row ahead: what was stored a moment ago cannot yet be read at another alignment.
+        for (int64_t next = y == 0 ? 0 : y + 1; next < std::min(y + 2, level.H); ++next)
+          blend(above->value.data() + next / 2 * above->W,
+                above->value.data() + side_parent(next, above->H) * above->W, above->W,
+                blended[next & 1]);
+        upsample(blended[y & 1], level.W, row);
       } else {
-        std::fill(up, up + level.W, A(0));
+        std::fill(row, row + level.W, A(0));
       }
-      if (level.any[y])
-        select(&level.known[y * level.W], values(pyramid, l, y, plane, pixel, scratch), level.W,
-               up);
-      if (l > 0)
-        std::copy(up, up + level.W, &level.value[y * level.W]);
-      else
-        put(pyramid, y, up, out, out_pixel, streamed);
+      if (!span.empty())
+        select(level.mask + y * level.W + span.first, level.limit, own + span.first, span.size(),
+               row + span.first);
+      if (l == 0)
+        put(pyramid, y, row, out, out_pixel, streamed);
     }
   }
 }
@@ -289,39 +246,52 @@ void fill_plane_adjoint(Pyramid<acc_t<T>>& pyramid, const T* plane, int64_t pixe
                         int64_t out_pixel, bool streamed) {
   using A = acc_t<T>;
   std::vector<Level<A>>& levels = pyramid.levels;
-  A *scratch = pyramid.row_a.data(), *rest = pyramid.row_b.data() + 1, *t = pyramid.row_c.data();
-  auto gradient = [&](size_t l, int64_t y) { // of R_l, level 0 limited to `within`
-    const A* row = values(pyramid, l, y, plane, pixel, scratch);
+  A *first = pyramid.row(0), *second = pyramid.row(1), *left = pyramid.row(2);
+  A *right = pyramid.row(3), *upper = pyramid.row(4), *lower = pyramid.row(5);
+  auto gradient = [&](size_t l, int64_t y, Span span, A* scratch) { // of R_l
+    const A* row = values(pyramid, l, y, span, plane, pixel, scratch);
     if (l > 0 || pyramid.within.empty())
       return row;
-    keep(row, &pyramid.within[y * levels[0].W], uint8_t(1), levels[0].W, scratch);
+    keep(row + span.first, &pyramid.within[y * levels[0].W + span.first], span.size(),
+         scratch + span.first);
     return static_cast<const A*>(scratch);
   };
-  for (size_t l = 0; l + 1 < levels.size();
-       ++l) { // what the unknown nodes took, back to their parents
+  for (size_t l = 0; l + 1 < levels.size(); ++l) { // what the unknown nodes took, to their parents
     const Level<A>& level = levels[l];
     Level<A>& above = levels[l + 1];
-    std::fill(above.value.begin(), above.value.end(), A(0));
-    for (int64_t y = 0; y < level.H; ++y) {
-      keep(gradient(l, y), &level.known[y * level.W], uint8_t(0), level.W, rest);
-      upsample_transpose(rest, level.W, above.W, t);
-      add_scaled(&above.value[y / 2 * above.W], t, A(0.75), above.W);
-      add_scaled(&above.value[side_parent(y, above.H) * above.W], t, A(0.25), above.W);
+    for (int64_t j = 0; j <= above.H; ++j) { // the rows between parents j - 1 and j
+      const int64_t a = j > 0 ? 2 * j - 1 : 0, b = std::min(2 * j, level.H - 1);
+      if (a < level.H) { // at a border there is one: both parents are one and the same
+        const Span all{0, level.W};
+        const A* row = gradient(l, a, all, first);
+        return_rows(row, level.mask + a * level.W, a == b ? row : gradient(l, b, all, second),
+                    level.mask + b * level.W, level.limit, level.W, upper, lower);
+      }
+      if (j > 0)
+        return_pairs(upper, level.W, left, right, &above.value[(j - 1) * above.W]);
+      std::swap(upper, lower);
     }
   }
   for (size_t l = levels.size(); l-- > 0;) { // and from parents to the known children they average
     Level<A>& level = levels[l];
     for (int64_t y = 0; y < level.H; ++y) {
-      keep(gradient(l, y), &level.known[y * level.W], uint8_t(1), level.W, t);
-      if (level.any[y] && l + 1 < levels.size()) {
-        const Level<A>& above = levels[l + 1];
-        hand_down(&above.value[y / 2 * above.W], &above.count[y / 2 * above.W], level.W, t);
-        keep(t, &level.known[y * level.W], uint8_t(1), level.W, t);
+      A* row = l > 0 ? &level.value[y * level.W] : second;
+      const Span span = level.span[y];
+      if (l == 0)
+        std::fill(row, row + level.W, A(0));
+      if (!span.empty()) {
+        if (l + 1 < levels.size()) {
+          const Level<A>& above = levels[l + 1];
+          const int64_t parent = y / 2 * above.W + span.first / 2;
+          share(&above.value[parent], &above.count[parent], parent_side(span.size()), left);
+        } else {
+          std::fill(left, left + level.W, A(0));
+        }
+        take(level.mask + y * level.W + span.first, level.limit,
+             gradient(l, y, span, first) + span.first, left, span.size(), row + span.first);
       }
-      if (l > 0)
-        std::copy(t, t + level.W, &level.value[y * level.W]);
-      else
-        put(pyramid, y, t, out, out_pixel, streamed);
+      if (l == 0)
+        put(pyramid, y, row, out, out_pixel, streamed);
     }
   }
 }
@@ -340,7 +310,8 @@ void push_pull(const PushPull<T>& op) {
     for (int64_t m = begin; m < end; ++m) {
       T* filled = op.filled.data + m * op.C * texels;
       if (!know(pyramid, op.weight + m * texels, op.min_weight)) {
-        memset(filled, 0, op.C * texels * sizeof(T));
+        const int64_t bytes = op.C * texels * int64_t(sizeof(T));
+        streamed ? stream_zeros(filled, bytes) : (void)memset(filled, 0, bytes);
         continue;
       }
       if (op.radius >= 0)

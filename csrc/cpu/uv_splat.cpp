@@ -4,10 +4,9 @@
 // A photo touches about 4 % of its atlas, so nearly all of the work is writing zeros: every byte of
 // the output is written exactly once, past the cache, and everything else happens in a few KB.
 //   1. Sort the foreground pixels by (image, part), in pixel order (counting sort, in parallel).
-//   2. One task per tile. The tile is cut into blocks of 16 texels; a block that a pixel touches
-//   gets a
-//      slot of its own in a compact accumulator (all of it fits L1 or L2), all others share slot 0,
-//      which stays zero.
+//   2. One task per tile. The tile is cut into blocks of up to 16 texels; a block that a pixel
+//      touches gets a slot of its own in a compact accumulator (all of it fits L1 or L2), all
+//      others share slot 0, which stays zero.
 //   3. Accumulate D, turn it into normalized weights, accumulate the channels, and copy the tile
 //   out
 //      block by block, in order and without a branch.
@@ -28,7 +27,7 @@
 namespace pose_kernels::cpu {
 namespace {
 
-constexpr int kBlock = 16;       // texels
+constexpr int kBlockShift = 4;   // a block is 16 texels of one channel
 constexpr int64_t kChunk = 8192; // pixels sorted by one task
 
 template <class A>
@@ -98,16 +97,49 @@ Partition<acc_t<T>> partition(const UvSplat<T>& op) {
   return sorted;
 }
 
+// The blocks of a tile that its pixels touch, and where each has its place in an accumulator.
+struct BlockMap {
+  int shift;                   // a block is 2^shift texels
+  int64_t slots;               // places, slot 0 included
+  std::vector<int32_t> slot;   // [blocks of the tile]; 0: untouched
+  std::vector<int32_t> offset; // [records, 4]: texel of a corner, in its slot
+};
+
+template <class A>
+void map_blocks(const Record<A>* records, int64_t count, int S, int shift, BlockMap& map) {
+  map.shift = shift;
+  map.slots = 1;
+  map.slot.assign(((int64_t(S) * S - 1) >> shift) + 1, 0);
+  map.offset.resize(count * 4);
+  const int step = S > 1, corner[4] = {0, step, S * step, (S + 1) * step};
+  const int32_t within = (1 << shift) - 1;
+  for (int64_t r = 0; r < count; ++r)
+    for (int k = 0; k < 4; ++k) { // in first-touch order
+      const int32_t q = records[r].texel + corner[k];
+      int32_t& slot = map.slot[q >> shift];
+      if (slot == 0)
+        slot = int32_t(map.slots++);
+      map.offset[r * 4 + k] = slot << shift | (q & within);
+    }
+}
+
+// Blocks as small as whole cache lines allow, and at most 16 texels: what is not touched then takes
+// no room beside what is.
+inline int block_shift(int64_t bytes_per_texel) {
+  int shift = kBlockShift;
+  while (shift > 0 && (bytes_per_texel << (shift - 1)) % 64 == 0)
+    --shift;
+  return shift;
+}
+
 // One thread's workspace, reused from tile to tile.
 template <class T>
 struct Workspace {
-  explicit Workspace(int64_t blocks) : slot(blocks, 0) {}
-  std::vector<int32_t> slot;          // [blocks of a tile]: place in the accumulators; 0: untouched
-  std::vector<int32_t> offset;        // [records, 4]: slot * 16 + texel in block
+  BlockMap map;
   std::vector<acc_t<T>> weight;       // [records, 4]
-  std::vector<acc_t<T>> total_weight; // [slots, 16]
-  std::vector<acc_t<T>> total;        // one channel [slots, 16], or channels last [slots, 16, C]
-  std::vector<T> narrowed;            // the same in the output's type
+  std::vector<acc_t<T>> total_weight; // [slots, block]
+  std::vector<acc_t<T>> total; // one channel [slots, block], or channels last [slots, block, C]
+  std::vector<T> narrowed;     // the same in the output's type
 };
 
 template <class T>
@@ -116,14 +148,16 @@ VECTOR_CLONES void narrow_all(const acc_t<T>* from, int64_t count, T* to) {
     to[i] = narrow<T>(from[i]);
 }
 
-// Writes the tile in texel order, `width` values a texel, from the accumulators [slots, 16, width].
+// Writes the tile in texel order, `width` values a texel, from accumulators [slots, block, width].
 template <class T>
-void copy_out(T* out, const T* total, const std::vector<int32_t>& slot, int64_t texels,
-              int64_t width, bool streamed) {
-  const int64_t block = kBlock * width, whole = texels / kBlock;
-  if (streamed && width == 1) { // a constant size unrolls
+void copy_out(T* out, const T* total, const BlockMap& map, int64_t texels, int64_t width,
+              bool streamed) {
+  const int64_t block = width << map.shift, whole = texels >> map.shift;
+  const int32_t* slot = map.slot.data();
+  if (streamed && block == 1 << kBlockShift) { // a constant size unrolls
+    constexpr int64_t constant = 1 << kBlockShift;
     for (int64_t b = 0; b < whole; ++b)
-      stream(out + b * kBlock, total + slot[b] * int64_t(kBlock), kBlock * sizeof(T));
+      stream(out + b * constant, total + slot[b] * constant, constant * sizeof(T));
   } else if (streamed) {
     for (int64_t b = 0; b < whole; ++b)
       stream(out + b * block, total + slot[b] * block, block * int64_t(sizeof(T)));
@@ -131,7 +165,7 @@ void copy_out(T* out, const T* total, const std::vector<int32_t>& slot, int64_t 
     for (int64_t b = 0; b < whole; ++b)
       memcpy(out + b * block, total + slot[b] * block, block * sizeof(T));
   }
-  if (const int64_t rest = texels - whole * kBlock)
+  if (const int64_t rest = texels - (whole << map.shift))
     memcpy(out + whole * block, total + slot[whole] * block, rest * width * sizeof(T));
 }
 
@@ -139,11 +173,11 @@ void copy_out(T* out, const T* total, const std::vector<int32_t>& slot, int64_t 
 template <class T>
 void copy_out(T* out, Workspace<T>& space, int64_t texels, int64_t width, bool streamed) {
   if constexpr (std::is_same_v<T, acc_t<T>>) {
-    copy_out(out, space.total.data(), space.slot, texels, width, streamed);
+    copy_out(out, space.total.data(), space.map, texels, width, streamed);
   } else {
     space.narrowed.resize(space.total.size());
     narrow_all(space.total.data(), int64_t(space.total.size()), space.narrowed.data());
-    copy_out(out, space.narrowed.data(), space.slot, texels, width, streamed);
+    copy_out(out, space.narrowed.data(), space.map, texels, width, streamed);
   }
 }
 
@@ -170,30 +204,20 @@ void splat_tile(const UvSplat<T>& op, int64_t tile, const Record<acc_t<T>>* reco
   using A = acc_t<T>;
   const int64_t texels = op.S * op.S;
 
-  int64_t slots = 1; // map the touched blocks in first-touch order
-  space.offset.resize(count * 4);
+  map_blocks(records, count, int(op.S), kBlockShift, space.map);
+  const int32_t* offset = space.map.offset.data();
   space.weight.resize(count * 4);
-  int32_t* offset = space.offset.data();
   A* weight = space.weight.data();
-  const int step = op.S > 1, corner[4] = {0, step, int(op.S) * step, (int(op.S) + 1) * step};
-  for (int64_t r = 0; r < count; ++r) {
+  for (int64_t r = 0; r < count; ++r)
     corner_weights(records[r].ax, records[r].ay, weight + r * 4);
-    for (int k = 0; k < 4; ++k) {
-      const int32_t q = records[r].texel + corner[k];
-      int32_t& slot = space.slot[q / kBlock];
-      if (slot == 0)
-        slot = int32_t(slots++);
-      offset[r * 4 + k] = slot * kBlock + q % kBlock;
-    }
-  }
 
   if (op.normalize || op.weight) {
-    space.total_weight.assign(slots * kBlock, A(0));
+    space.total_weight.assign(space.map.slots << kBlockShift, A(0));
     A* D = space.total_weight.data();
     for (int64_t i = 0; i < count * 4; ++i)
       D[offset[i]] += weight[i];
     if (op.weight)
-      copy_out(op.weight + tile * texels, D, space.slot, texels, 1, streamed);
+      copy_out(op.weight + tile * texels, D, space.map, texels, 1, streamed);
     if (op.normalize)
       for (int64_t i = 0; i < count * 4; ++i)
         weight[i] = D[offset[i]] > op.min_weight ? weight[i] / D[offset[i]] : A(0);
@@ -202,7 +226,12 @@ void splat_tile(const UvSplat<T>& op, int64_t tile, const Record<acc_t<T>>* reco
   const T* image = op.image.data + tile / op.P * op.C * op.H * op.W;
   T* atlas = op.atlas.data + tile * op.C * texels;
   if (op.atlas.pixel > 1) { // channels last
-    space.total.assign(slots * kBlock * op.C, A(0));
+    const int shift = block_shift(op.C * int64_t(sizeof(T)));
+    if (shift != kBlockShift) {
+      map_blocks(records, count, int(op.S), shift, space.map);
+      offset = space.map.offset.data();
+    }
+    space.total.assign((space.map.slots << shift) * op.C, A(0));
     for (int64_t r = 0; r < count; ++r)
       add_channels_last(image + records[r].pixel * op.image.pixel, op.C, offset + r * 4,
                         weight + r * 4, space.total.data());
@@ -210,7 +239,7 @@ void splat_tile(const UvSplat<T>& op, int64_t tile, const Record<acc_t<T>>* reco
   } else {
     for (int64_t c = 0; c < op.C; ++c) {
       const T* color = image + c * op.image.channel;
-      space.total.assign(slots * kBlock, A(0));
+      space.total.assign(space.map.slots << kBlockShift, A(0));
       A* total = space.total.data();
       for (int64_t r = 0; r < count; ++r) {
         const A x = widen(color[records[r].pixel * op.image.pixel]);
@@ -220,7 +249,6 @@ void splat_tile(const UvSplat<T>& op, int64_t tile, const Record<acc_t<T>>* reco
       copy_out(atlas + c * texels, space, texels, 1, streamed);
     }
   }
-  std::fill(space.slot.begin(), space.slot.end(), 0);
 }
 
 } // namespace
@@ -232,7 +260,7 @@ void uv_splat(const UvSplat<T>& op) {
   const int64_t bytes = texels * int64_t(sizeof(T));
   const bool streamed = can_stream(bytes, tiles * bytes * op.C);
   parallel(tiles, 1, [&](int64_t begin, int64_t end) {
-    Workspace<T> space((texels + kBlock - 1) / kBlock);
+    Workspace<T> space;
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t first = sorted.begin[tile];
       splat_tile(op, tile, &sorted.records[first], sorted.begin[tile + 1] - first, space, streamed);

@@ -20,17 +20,21 @@ struct TilePoint {
       dv; // d t_x / d u and d t_y / d v: +-(S-1), or 0 where that axis was clamped (0, 1 included)
 };
 
-// False when a coordinate is not finite: such a pixel takes no part at all.
 template <class A>
-HD bool tile_point(A u, A v, int S, TilePoint<A>& point) {
-  if (!(u - u == A(0)) || !(v - v == A(0)))
-    return false;
+HD bool is_finite_point(A u, A v) {
+  return u - u == A(0) && v - v == A(0);
+}
+
+// Of finite coordinates.
+template <class A>
+HD TilePoint<A> place_on_tile(A u, A v, int S) {
   const A scale = A(S - 1);
   const bool inside_u = u > A(0) && u<A(1), inside_v = v> A(0) && v < A(1);
   const A tx = (u < A(0) ? A(0) : u > A(1) ? A(1) : u) * scale;
   const A ty = (A(1) - (v < A(0) ? A(0) : v > A(1) ? A(1) : v)) * scale;
   const int last = S > 1 ? S - 2 : 0;
   const int x = int(tx), y = int(ty);
+  TilePoint<A> point;
   point.x0 = x < last ? x : last;
   point.y0 = y < last ? y : last;
   point.dx = point.dy = S > 1;
@@ -38,6 +42,15 @@ HD bool tile_point(A u, A v, int S, TilePoint<A>& point) {
   point.ay = ty - A(point.y0);
   point.du = inside_u ? scale : A(0);
   point.dv = inside_v ? -scale : A(0);
+  return point;
+}
+
+// False when a coordinate is not finite: such a pixel takes no part at all.
+template <class A>
+HD bool tile_point(A u, A v, int S, TilePoint<A>& point) {
+  if (!is_finite_point(u, v))
+    return false;
+  point = place_on_tile(u, v, S);
   return true;
 }
 
@@ -61,9 +74,14 @@ HD void corner_texels(const TilePoint<A>& point, int S, int q[4]) {
 
 // Gradient of a function of the four weights to (u, v), given g_k = d f / d w_k.
 template <class A>
+HD void corner_gradient(A ax, A ay, A du, A dv, const A g[4], A& gu, A& gv) {
+  gu = du * ((A(1) - ay) * (g[1] - g[0]) + ay * (g[3] - g[2]));
+  gv = dv * ((A(1) - ax) * (g[2] - g[0]) + ax * (g[3] - g[1]));
+}
+
+template <class A>
 HD void corner_gradient(const TilePoint<A>& point, const A g[4], A& gu, A& gv) {
-  gu = point.du * ((A(1) - point.ay) * (g[1] - g[0]) + point.ay * (g[3] - g[2]));
-  gv = point.dv * ((A(1) - point.ax) * (g[2] - g[0]) + point.ax * (g[3] - g[1]));
+  corner_gradient(point.ax, point.ay, point.du, point.dv, g, gu, gv);
 }
 
 } // namespace pose_kernels
