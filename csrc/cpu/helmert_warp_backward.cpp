@@ -200,7 +200,7 @@ void walk_samples(const HelmertWarpBackward<T>& op, int64_t first, int64_t last,
     if (int64_t(samples.size()) < most)
       samples.resize(most), order.resize(most);
     parallel(int64_t(rows.size()), 4, [&](int64_t begin, int64_t end) {
-      RowReads<A> reads(size.x);
+      RunReads<A> reads;
       std::vector<int32_t> position;
       for (int64_t i = begin; i < end; ++i) {
         const Piece<A>* piece = pieces.data();
@@ -309,8 +309,8 @@ void helmert_warp_backward(const HelmertWarpBackward<T>& op) {
       int64_t rows = 0;
       for (int64_t n = first; n < last; ++n)
         rows += covers[n].rows;
-      const std::unique_ptr<A[]> value_rows(pack_values ? new A[rows * width] : nullptr);
-      const std::unique_ptr<A[]> target_rows(pack_target ? new A[rows * width] : nullptr);
+      const Pages<A> value_rows(pack_values ? rows * width : 0);
+      const Pages<A> target_rows(pack_target ? rows * width : 0);
       if (pack_target)
         clear(target_rows.get(), rows * width);
       std::vector<Piece<A>> pieces;
