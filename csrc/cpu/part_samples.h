@@ -31,7 +31,7 @@ struct SampleRow {
 template <class A>
 std::vector<std::vector<SampleRow>> chunk_rows(VolumeSize size, int64_t first, int64_t last,
                                                const std::vector<std::vector<Part<A>>>& parts) {
-  constexpr int64_t limit = 1 << 14;
+  constexpr int64_t limit = 1 << 12; // 1 MB: read again for every few channels, from the cache
   const int64_t slabs = (last - first) * size.z;
   std::vector<std::vector<SampleRow>> found(slabs);
   parallel(slabs, 1, [&](int64_t begin, int64_t end) {
