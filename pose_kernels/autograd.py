@@ -117,10 +117,10 @@ class Operator:
             return self._function.apply(*args)
         if _forward_mode_active():
             return self._function.apply(*args)
-        if torch.is_grad_enabled() and any(
-            isinstance(x, torch.Tensor) and x.requires_grad for x in args
-        ):
-            return self._op(*args)
+        if torch.is_grad_enabled():
+            for x in args:
+                if isinstance(x, torch.Tensor) and x.requires_grad:
+                    return self._op(*args)
         with torch._C._AutoDispatchBelowAutograd():  # its Python costs as much as a small kernel
             return self._op(*args)
 

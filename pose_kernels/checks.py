@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NoReturn
 
 import torch
 
@@ -47,43 +48,46 @@ class Axes:
         """
         if not isinstance(value, torch.Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {describe(value)}")
-        axes = letters.split()
-        pretty = f"({', '.join(axes)})"
-        if value.layout != torch.strided:
+        # Small ops spend most of their time in here: what only a message needs is made for it.
+        axes, shape, dtype, device = letters.split(), value.shape, value.dtype, value.device
+        if value.layout is not torch.strided:
             raise ValueError(f"{name} must be a dense (strided) tensor, got layout {value.layout}")
-        if value.dim() != len(axes):
-            raise ValueError(f"{name} must be {pretty}, got {describe(value)}")
+        if len(shape) != len(axes):
+            raise ValueError(f"{name} must be ({', '.join(axes)}), got {describe(value)}")
         if kind == "integer":
-            if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
                 raise ValueError(f"{name} must have an integer dtype, got {describe(value)}")
         elif kind == "boolean":
-            if value.dtype != torch.bool:
+            if dtype != torch.bool:
                 raise ValueError(f"{name} must be bool, got {describe(value)}")
         elif kind == "numbers":
-            if value.is_complex():
+            if dtype.is_complex:
                 raise ValueError(f"{name} must be bool or real numbers, got {describe(value)}")
-        elif value.dtype not in _FEATURE_DTYPES:
+        elif dtype not in _FEATURE_DTYPES:
             raise ValueError(
                 f"{name} must be float32, float64, float16 or bfloat16, got {describe(value)}"
             )
         if self.first is None:
-            self.first, self.device = name, value.device
-        elif value.device != self.device:
-            raise ValueError(
-                f"{name} must be on {self.device} as {self.first} is, got {value.device}"
-            )
-        fits = True
-        for axis, size in zip(axes, value.shape, strict=True):
-            expected = int(axis) if axis.isdigit() else self.size.setdefault(axis, size)
-            self.named_by.setdefault(axis, name)
+            self.first, self.device = name, device
+        elif device != self.device:
+            raise ValueError(f"{name} must be on {self.device} as {self.first} is, got {device}")
+        fits, sizes = True, self.size
+        for axis, size in zip(axes, shape, strict=True):
+            expected = sizes.get(axis)
+            if expected is None:
+                expected = sizes[axis] = int(axis) if axis.isdigit() else size
+                self.named_by[axis] = name
             fits = fits and expected == size
         if not fits:
-            sizes = ", ".join(axis if axis.isdigit() else str(self.size[axis]) for axis in axes)
-            matching = pretty if sizes == ", ".join(axes) else f"{pretty} = ({sizes})"
-            others = dict.fromkeys(self.named_by[axis] for axis in axes if not axis.isdigit())
-            others.pop(name, None)
-            source = f" as in {' and '.join(others)}" if others else ""
-            raise ValueError(f"{name} must be {matching}{source}, got {describe(value)}")
+            self._misfit(name, value, axes)
+
+    def _misfit(self, name: str, value: torch.Tensor, axes: list[str]) -> NoReturn:
+        wanted, sizes = ", ".join(axes), ", ".join(str(self.size[axis]) for axis in axes)
+        matching = f"({wanted})" if sizes == wanted else f"({wanted}) = ({sizes})"
+        others = dict.fromkeys(self.named_by[axis] for axis in axes if not axis.isdigit())
+        others.pop(name, None)
+        source = f" as in {' and '.join(others)}" if others else ""
+        raise ValueError(f"{name} must be {matching}{source}, got {describe(value)}")
 
 
 def positive_int(name: str, value: object, most: int) -> None:

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // helmert_warp on the CPU.
 //
-// Slabs of output voxels (n, z) are independent. Of each output row only the intervals that a part
-// can reach are looked at (part_rows.h); there, voxel by voxel, eight rows of channels are summed
-// and the running maximum is kept in the cache. Every output byte is written once, past the cache;
-// nothing of the size of the output, and nothing per part, exists besides it.
+// Output voxels are independent, a task is some rows of them. Of each row only the intervals that a
+// part can reach are looked at (part_rows.h); there, voxel by voxel, eight rows of channels are
+// summed and the running maximum is kept in the cache. Every output byte is written once, past the
+// cache; nothing of the size of the output, and nothing per part, exists besides it.
 
 #include "../ops/helmert_warp.h"
 
-#include <memory>
 #include <type_traits>
 
 #include "volume_rows.h"
@@ -16,115 +15,124 @@
 namespace pose_kernels::cpu {
 namespace {
 
-// The running maxima of one output row. Row r of `best` belongs to voxel voxel[r].
+// The running maxima of some rows of output voxels.
 template <class A>
-struct RowMaxima {
-  std::vector<int32_t> row;   // [W] of each voxel, -1: no part was there yet
-  std::vector<int32_t> parts; // [W] of each row, how many parts were there
-  int32_t count;
+struct Maxima {
+  std::vector<int32_t> parts; // of each voxel, how many were there
+  std::vector<A> best;        // of each voxel, `width` channels; nothing where no part was
 };
 
-// One part's values in one output row, into the running maxima.
+// One part's values in `count` voxels, into their running maxima.
 template <class A>
-VECTOR_CLONES void add_part(const RowReads<A>& reads, Interval at, const Rows<const A>& source,
+VECTOR_CLONES void add_part(const RunReads<A>& reads, int64_t count, const Rows<const A>& source,
                             const CellSteps& steps, const A* zeros, int64_t width,
-                            RowMaxima<A>& maxima, A* best, A* __restrict__ other) {
-  for (int64_t x = at.first; x <= at.last; ++x) {
-    if (reads.any[x] == A(0))
+                            int32_t* __restrict__ parts, A* __restrict__ best) {
+  const int64_t stride = source.stride;
+  const int32_t* slot = source.slot;
+  int64_t step[8];
+  for (int k = 0; k < 8; ++k)
+    step[k] = steps.to[k] * stride;
+  for (int64_t i = 0; i < count; ++i) {
+    if (reads.corners[i] == 0)
       continue;
     const A* corner[8];
     A weight[8];
+    const A* cell = slot ? source.data : source.data + reads.cell[i] * stride;
     for (int k = 0; k < 8; ++k) {
-      const int64_t q = reads.cell[x] + steps.to[k];
-      weight[k] = reads.weight[k][x];
-      const A* row = source.data + (source.slot ? source.slot[q] : q) * source.stride;
-      corner[k] = weight[k] != A(0) ? row : zeros; // what is not read may hold anything
+      weight[k] = reads.weight[k][i];
+      corner[k] = slot ? source.data + slot[reads.cell[i] + steps.to[k]] * stride : cell + step[k];
     }
-    const bool first = maxima.row[x] < 0;
-    if (first) {
-      maxima.row[x] = maxima.count;
-      maxima.parts[maxima.count++] = 0;
-    }
-    const int32_t r = maxima.row[x];
-    ++maxima.parts[r];
-    A* value = first ? best + r * width : other;
+    if (reads.corners[i] < 8)
+      for (int k = 0; k < 8; ++k) // what is not read may hold anything
+        corner[k] = weight[k] != A(0) ? corner[k] : zeros;
+    const bool alone = parts[i]++ == 0;
+    A* row = best + i * width;
     for_lanes(width, [&](int64_t c, auto lanes) __attribute__((always_inline)) {
       constexpr int L = decltype(lanes)::value;
       auto sum = weight[0] * load<A, L>(corner[0] + c);
       for (int k = 1; k < 8; ++k)
         sum += weight[k] * load<A, L>(corner[k] + c);
-      store(value + c, sum);
-    });
-    if (first)
-      continue;
-    A* __restrict__ maximum = best + r * width;
+      if (alone)
+        return store(row + c, sum);
+      A own[L];
+      store(own, sum);
 #pragma omp simd
-    for (int64_t c = 0; c < width; ++c)
-      maximum[c] = larger(maximum[c], other[c]);
+      for (int j = 0; j < L; ++j)
+        row[c + j] = larger(row[c + j], own[j]);
+    });
   }
 }
 
 // Where not all parts were, the others give 0.
 template <class A>
-VECTOR_CLONES void include_zero(const RowMaxima<A>& maxima, int64_t P, int64_t width, A* best) {
-  for (int32_t r = 0; r < maxima.count; ++r)
-    if (maxima.parts[r] < P)
-      for (int64_t c = 0; c < width; ++c) {
-        best[r * width + c] = larger(best[r * width + c], A(0));
-      }
+VECTOR_CLONES void include_zero(const std::vector<int32_t>& voxels, const int32_t* parts, int64_t P,
+                                int64_t width, A* best) {
+  for (const int32_t i : voxels)
+    if (parts[i] < P)
+      for (int64_t c = 0; c < width; ++c)
+        best[i * width + c] = larger(best[i * width + c], A(0));
 }
 
-// Channels [c, c + width) of slab (n, z).
+// How output voxels are worked through: a task is `slabs` x `rows` rows, `at_once` of each slab at
+// a time. Where parts are nearly everywhere, a task is a bundle of rows: what a part reads for one
+// of them is still in the cache for those beside it. Else most of a slab is only to be cleared.
+struct Tiles {
+  int64_t slabs, rows, at_once;
+
+  template <class T, class A>
+  static Tiles of(const HelmertWarp<T>& op, const std::vector<Part<A>>& parts, int64_t width) {
+    int64_t covered = 0;
+    for (const Part<A>& part : parts)
+      covered += part.box.voxels();
+    if (covered < op.D * op.H * op.W || op.W * width > 1 << 16) // at most 2 MB of maxima
+      return {1, op.H, op.out.pixel > 1 ? 1 : rows_at_once(op.W, width)};
+    return {4, 2, 2};
+  }
+};
+
+// Channels [c, c + width) of rows [y, y_end) of slabs [z, z_end) of sample n.
 template <class T>
-void warp_slab(const HelmertWarp<T>& op, int64_t n, int64_t z, int64_t c, int64_t width,
+void warp_tile(const HelmertWarp<T>& op, const Tiles& tiles, int64_t n, int64_t z_begin,
+               int64_t z_end, int64_t y_begin, int64_t y_end, int64_t c, int64_t width,
                const std::vector<Part<acc_t<T>>>& parts, const Rows<const acc_t<T>>& source,
-               const std::vector<acc_t<T>>& zeros, std::vector<acc_t<T>>& other,
-               RowReads<acc_t<T>>& reads, RowMaxima<acc_t<T>>& maxima, std::vector<acc_t<T>>& best,
-               RegionWriter<T>& writer) {
+               const std::vector<acc_t<T>>& zeros, RunReads<acc_t<T>>& reads,
+               Maxima<acc_t<T>>& maxima, RegionWriter<T>& writer) {
   using A = acc_t<T>;
   const VolumeSize size = size_of(op);
   const CellSteps steps(size);
   const int64_t plane = size.x * size.y, voxels = size.voxels();
-  const bool interleaved = op.out.pixel > 1; // written row by row, else the slab at once
-  const Planes<T> out{op.out.data + n * op.C * voxels + c * op.out.channel +
-                          z * plane * op.out.pixel,
-                      op.out.channel, op.out.pixel};
+  T* out = op.out.data + n * op.C * voxels + c * op.out.channel;
   std::vector<Interval> rows;
   for (const Part<A>& part : parts)
-    rows.push_back(part.rows(size, z));
+    for (int64_t z = z_begin; z < z_end; ++z)
+      rows.push_back(part.rows(size, z));
   std::vector<int32_t> at, which;
-  const int64_t at_once = rows_at_once(size.x, width);
-  int64_t first = 0; // row of what is put together now
-  for (int64_t y = 0; y < size.y; ++y) {
-    const int64_t before = int64_t(which.size());
-    std::fill(maxima.row.begin(), maxima.row.end(), -1);
-    maxima.count = 0;
-    if (int64_t(best.size()) < (before + size.x) * width)
-      best.resize((before + size.x) * width);
-    A* row_best = best.data() + before * width;
-    for (size_t i = 0; i < parts.size(); ++i) {
-      if (y < rows[i].first || y > rows[i].last)
-        continue;
-      const Interval reach = parts[i].voxels(size, y, z);
-      if (reach.empty())
-        continue;
-      read_row<A, false>(parts[i], size, steps, y, z, reach, reads);
-      add_part(reads, reach, source, steps, zeros.data(), width, maxima, row_best, other.data());
-    }
-    if (maxima.count)
-      include_zero(maxima, op.P, width, row_best);
-    for (int64_t x = 0; maxima.count && x < size.x; ++x)
-      if (maxima.row[x] >= 0) {
-        at.push_back(int32_t((interleaved ? 0 : (y - first) * size.x) + x));
-        which.push_back(int32_t(before) + maxima.row[x]);
-      }
-    if (interleaved || y + 1 == size.y || y + 1 - first == at_once) {
-      if (interleaved)
-        first = y;
-      writer.write({out.data + first * size.x * out.pixel, out.channel, out.pixel}, width,
-                   (y + 1 - first) * size.x, at, which, best.data(), width);
-      at.clear(), which.clear();
-      first = y + 1;
+  for (int64_t y0 = y_begin; y0 < y_end; y0 += tiles.at_once) {
+    const int64_t y1 = std::min(y0 + tiles.at_once, y_end), stretch = (y1 - y0) * size.x;
+    maxima.parts.assign((z_end - z_begin) * stretch, 0);
+    if (int64_t(maxima.best.size()) < (z_end - z_begin) * stretch * width)
+      maxima.best.resize((z_end - z_begin) * stretch * width);
+    const Interval* reach_y = rows.data();
+    for (const Part<A>& part : parts)
+      for (int64_t z = z_begin; z < z_end; ++z, ++reach_y)
+        for (int64_t y = std::max(y0, reach_y->first); y < std::min(y1, reach_y->last + 1); ++y) {
+          const int64_t row = (z - z_begin) * stretch + (y - y0) * size.x;
+          for_runs(part.voxels(size, y, z), [&](int64_t x, int64_t count) {
+            read_run<A, false>(part, size, steps, y, z, x, count, reads);
+            add_part(reads, count, source, steps, zeros.data(), width,
+                     maxima.parts.data() + row + x, maxima.best.data() + (row + x) * width);
+          });
+        }
+    for (int64_t z = z_begin; z < z_end; ++z) {
+      const int32_t* here = maxima.parts.data() + (z - z_begin) * stretch;
+      A* best = maxima.best.data() + (z - z_begin) * stretch * width;
+      at.clear();
+      for (int64_t i = 0; i < stretch; ++i)
+        if (here[i])
+          at.push_back(int32_t(i));
+      include_zero(at, here, op.P, width, best);
+      writer.write({out + (z * plane + y0 * size.x) * op.out.pixel, op.out.channel, op.out.pixel},
+                   width, stretch, at, at, best, width);
     }
   }
 }
@@ -135,16 +143,22 @@ void warp_samples(const HelmertWarp<T>& op, int64_t first, int64_t last, int64_t
                   const std::vector<std::vector<Part<acc_t<T>>>>& parts,
                   const std::vector<Rows<const acc_t<T>>>& sources) {
   using A = acc_t<T>;
-  const int64_t D = op.D, bytes = op.N * op.C * size_of(op).voxels() * int64_t(sizeof(T));
-  parallel((last - first) * D, 1, [&](int64_t begin, int64_t end) {
-    RowReads<A> reads(op.W);
-    RowMaxima<A> maxima{std::vector<int32_t>(op.W), std::vector<int32_t>(op.W), 0};
-    std::vector<A> best, zeros(width), other(width);
+  const int64_t bytes = op.N * op.C * size_of(op).voxels() * int64_t(sizeof(T));
+  const Tiles tiles = Tiles::of(op, parts[first], width);
+  const int64_t deep = (op.D + tiles.slabs - 1) / tiles.slabs,
+                high = (op.H + tiles.rows - 1) / tiles.rows;
+  const int64_t tasks = deep * high;
+  parallel((last - first) * tasks, 1, [&](int64_t begin, int64_t end) {
+    RunReads<A> reads;
+    Maxima<A> maxima;
+    std::vector<A> zeros(width);
     RegionWriter<T> writer(bytes);
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t n = i / D, z = spread(i % D, D);
-      warp_slab(op, first + n, z, c, width, parts[first + n], sources[n], zeros, other, reads,
-                maxima, best, writer);
+      const int64_t n = i / tasks, task = i % tasks;
+      const int64_t z = spread(task / high, deep) * tiles.slabs, y = task % high * tiles.rows;
+      warp_tile(op, tiles, first + n, z, std::min(z + tiles.slabs, op.D), y,
+                std::min(y + tiles.rows, op.H), c, width, parts[first + n], sources[n], zeros,
+                reads, maxima, writer);
     }
     stream_fence();
   });
@@ -191,7 +205,7 @@ void helmert_warp(const HelmertWarp<T>& op) {
       int64_t rows = 0;
       for (int64_t n = first; n < last; ++n)
         rows += covers[n].rows;
-      const std::unique_ptr<A[]> packed(new A[rows * width]); // not initialized: pack() does
+      const Pages<A> packed(rows * width);
       std::vector<Rows<const A>> sources;
       A* to = packed.get();
       for (int64_t n = first; n < last; ++n) {

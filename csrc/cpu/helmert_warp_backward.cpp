@@ -199,8 +199,8 @@ void walk_samples(const HelmertWarpBackward<T>& op, int64_t first, int64_t last,
     const int64_t most = rows.back().end;
     if (int64_t(samples.size()) < most)
       samples.resize(most), order.resize(most);
-    parallel(int64_t(rows.size()), 4, [&](int64_t begin, int64_t end) {
-      RowReads<A> reads(size.x);
+    parallel(int64_t(rows.size()), 1, [&](int64_t begin, int64_t end) {
+      RunReads<A> reads;
       std::vector<int32_t> position;
       for (int64_t i = begin; i < end; ++i) {
         const Piece<A>* piece = pieces.data();
@@ -305,12 +305,12 @@ void helmert_warp_backward(const HelmertWarpBackward<T>& op) {
   for (int64_t first = 0; first < op.N; first += plan.samples)
     for (int64_t c = 0; c < op.C; c += plan.width) {
       const int64_t last = first + plan.samples, width = std::min(plan.width, op.C - c);
-      const int64_t lanes = width >= 2 * kLanes ? kLanes : width >= kLanes ? 8 : 4;
+      const int64_t lanes = width >= 2 * kLanes ? kLanes : width >= 8 ? 8 : 4;
       int64_t rows = 0;
       for (int64_t n = first; n < last; ++n)
         rows += covers[n].rows;
-      const std::unique_ptr<A[]> value_rows(pack_values ? new A[rows * width] : nullptr);
-      const std::unique_ptr<A[]> target_rows(pack_target ? new A[rows * width] : nullptr);
+      const Pages<A> value_rows(pack_values ? rows * width : 0);
+      const Pages<A> target_rows(pack_target ? rows * width : 0);
       if (pack_target)
         clear(target_rows.get(), rows * width);
       std::vector<Piece<A>> pieces;

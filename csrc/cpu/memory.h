@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <vector>
 
@@ -101,5 +102,31 @@ inline void prefer_huge_pages(void* data, int64_t bytes) {
   (void)data, (void)bytes;
 #endif
 }
+
+// Memory that is not initialized, in huge pages where it is large: rows that are read here and
+// there would otherwise take as long to find as to read.
+template <class T>
+class Pages {
+public:
+  explicit Pages(int64_t count) {
+    constexpr int64_t page = int64_t(2) << 20;
+    const int64_t bytes = count * int64_t(sizeof(T));
+    if (bytes < 2 * page) {
+      data_.reset(static_cast<T*>(std::malloc(bytes)));
+    } else {
+      data_.reset(static_cast<T*>(std::aligned_alloc(page, (bytes + page - 1) / page * page)));
+      prefer_huge_pages(data_.get(), bytes);
+    }
+    if (!data_ && bytes)
+      throw std::bad_alloc();
+  }
+  T* get() const { return data_.get(); }
+
+private:
+  struct Free {
+    void operator()(T* data) const { std::free(data); }
+  };
+  std::unique_ptr<T[], Free> data_;
+};
 
 } // namespace pose_kernels::cpu

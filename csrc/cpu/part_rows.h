@@ -30,6 +30,13 @@ VolumeSize size_of(const Op& op) {
 // Voxels of a part's mask that are not 0; high < low: there is none.
 struct PartBox {
   int low[3], high[3]; // x, y, z
+
+  int64_t voxels() const {
+    int64_t product = 1;
+    for (int r = 0; r < 3; ++r)
+      product *= std::max(0, high[r] - low[r] + 1);
+    return product;
+  }
 };
 
 struct Interval {
@@ -88,24 +95,18 @@ struct Part {
   }
 };
 
-// What one part reads in one row; arrays are indexed by x.
-template <class A>
-struct RowReads {
-  std::vector<int32_t> cell;  // flat index of corner 0
-  std::vector<A> weight[8];   // of the corners, times the mask
-  std::vector<A> axis[3][2];  // their factors, per axis and side
-  std::vector<A> slope[3][2]; // derivatives of the factors; -1, 0 or 1
-  std::vector<A> mask[8];     // of the corners
-  std::vector<A> any;         // 1 where a weight is not 0, else 0
+// Voxels of a row whose geometry is computed at once: what it takes stays in L1.
+constexpr int kRun = 128;
 
-  explicit RowReads(int64_t W) : cell(W), any(W) {
-    for (auto* group : {weight, mask})
-      for (int k = 0; k < 8; ++k)
-        group[k].resize(W);
-    for (int r = 0; r < 3; ++r)
-      for (int side = 0; side < 2; ++side)
-        axis[r][side].resize(W), slope[r][side].resize(W);
-  }
+// What one part reads in a run of voxels of one row.
+template <class A>
+struct RunReads {
+  int32_t cell[kRun];    // flat index of corner 0
+  int32_t corners[kRun]; // how many weights are not 0
+  A weight[8][kRun];     // of the corners, times the mask
+  A axis[3][2][kRun];    // their factors, per axis and side
+  A slope[3][2][kRun];   // derivatives of the factors; -1, 0 or 1
+  A mask[8][kRun];       // of the corners
 };
 
 // Steps to the corners of a cell; 0 on an axis of one voxel.
@@ -119,71 +120,93 @@ struct CellSteps {
   }
 };
 
-// One axis of the geometry for x in [first, last].
+// Cells and factors of `count` voxels from `first` on, of one axis; `step` is one along it.
 template <class A, bool kSlopes>
-static VECTOR_CLONES void locate_axis(Split<A> base, A a, int64_t size, int32_t step, int64_t first,
-                                      int64_t last, int32_t* __restrict__ cell, A* __restrict__ low,
-                                      A* __restrict__ high, A* __restrict__ low_slope,
-                                      A* __restrict__ high_slope) {
+static VECTOR_CLONES void locate_axis(int axis, Split<A> base, A a, int64_t size, int32_t step,
+                                      int first, int count, RunReads<A>& reads) {
+  A *low = reads.axis[axis][0], *high = reads.axis[axis][1];
+  A *low_slope = reads.slope[axis][0], *high_slope = reads.slope[axis][1];
 #pragma GCC ivdep // "omp simd" would keep the structs in memory, and then vectorize nothing
-  for (int x = int(first); x <= int(last); ++x) {
-    const AxisPoint<A> point = axis_point(add_product(base, a, A(x)));
+  for (int i = 0; i < count; ++i) {
+    const AxisPoint<A> point = axis_point(add_product(base, a, A(first + i)));
     const bool in = inside(point, size);
     const AxisPoint<A> safe{in ? point.corner : A(0), in ? point.fraction : A(0)};
     const AxisCell<A> at = axis_cell(safe, size);
-    cell[x] += at.base * step;
-    low[x] = in ? at.weight[0] : A(0);
-    high[x] = in ? at.weight[1] : A(0);
+    reads.cell[i] += at.base * step;
+    low[i] = in ? at.weight[0] : A(0);
+    high[i] = in ? at.weight[1] : A(0);
     if (kSlopes) {
-      low_slope[x] = in ? at.derivative[0] : A(0);
-      high_slope[x] = in ? at.derivative[1] : A(0);
+      low_slope[i] = in ? at.derivative[0] : A(0);
+      high_slope[i] = in ? at.derivative[1] : A(0);
     }
   }
 }
 
-template <class A>
-static VECTOR_CLONES void weigh(const int32_t* cell, const int32_t* bits, const A* mask, int part,
-                                int32_t step, int64_t first, int64_t last, const A* wx, const A* wy,
-                                const A* wz, A* m, A* weight, A* any) {
-  if (bits) {
-#pragma omp simd
-    for (int64_t x = first; x <= last; ++x)
-      m[x] = A((bits[cell[x] + step] >> part) & 1);
-  } else {
-#pragma omp simd
-    for (int64_t x = first; x <= last; ++x)
-      m[x] = mask[cell[x] + step];
-  }
-#pragma omp simd
-  for (int64_t x = first; x <= last; ++x) {
-    const A w = (wx[x] * wy[x]) * wz[x] * m[x];
-    weight[x] = w;
-    any[x] = w != A(0) ? A(1) : any[x];
+// found[k, i] = from[cell[i] + to[k]]. Not cloned: in wider vectors compilers put gathers together
+// from scalars one by one, which takes several times as long as the loads.
+template <class E>
+static void gather_corners(const E* from, const int32_t* cell, const CellSteps& steps, int count,
+                           E (*found)[kRun]) {
+  for (int i = 0; i < count; ++i) {
+    const E* corner = from + cell[i];
+    for (int k = 0; k < 8; ++k)
+      found[k][i] = corner[steps.to[k]];
   }
 }
 
-// Everything one part reads in row (y, z) for x in the interval.
+template <class A>
+static VECTOR_CLONES void bits_to_mask(const int32_t (*bits)[kRun], int part, int count,
+                                       A (*mask)[kRun]) {
+  for (int k = 0; k < 8; ++k)
+    for (int i = 0; i < count; ++i)
+      mask[k][i] = A((bits[k][i] >> part) & 1);
+}
+
+template <class A>
+static VECTOR_CLONES void weigh(int count, RunReads<A>& reads) {
+  for (int i = 0; i < count; ++i)
+    reads.corners[i] = 0;
+  for (int k = 0; k < 8; ++k) {
+    const A *x = reads.axis[0][k & 1], *y = reads.axis[1][k >> 1 & 1], *z = reads.axis[2][k >> 2];
+    const A* m = reads.mask[k];
+    A* weight = reads.weight[k];
+    for (int i = 0; i < count; ++i) {
+      const A w = (x[i] * y[i]) * z[i] * m[i];
+      weight[i] = w;
+      reads.corners[i] += w != A(0) ? 1 : 0;
+    }
+  }
+}
+
+// Everything one part reads in `count` voxels of row (y, z) from `first` on; at most kRun.
 template <class A, bool kSlopes>
-void read_row(const Part<A>& part, VolumeSize size, const CellSteps& steps, int64_t y, int64_t z,
-              Interval at, RowReads<A>& reads) {
+void read_run(const Part<A>& part, VolumeSize size, const CellSteps& steps, int64_t y, int64_t z,
+              int64_t first, int64_t count, RunReads<A>& reads) {
   const int64_t sizes[3] = {size.x, size.y, size.z};
   const int32_t step[3] = {1, int32_t(size.x), int32_t(size.x * size.y)};
-  std::fill(reads.cell.begin() + at.first, reads.cell.begin() + at.last + 1, 0);
-  std::fill(reads.any.begin() + at.first, reads.any.begin() + at.last + 1, A(0));
+  std::fill(reads.cell, reads.cell + count, 0);
   for (int r = 0; r < 3; ++r) {
     const A* a = part.map + 4 * r;
     Split<A> base = split(a[3]);
     base = add_product(base, a[1], A(y));
     base = add_product(base, a[2], A(z));
-    locate_axis<A, kSlopes>(base, a[0], sizes[r], step[r], at.first, at.last, reads.cell.data(),
-                            reads.axis[r][0].data(), reads.axis[r][1].data(),
-                            reads.slope[r][0].data(), reads.slope[r][1].data());
+    locate_axis<A, kSlopes>(r, base, a[0], sizes[r], step[r], int(first), int(count), reads);
   }
-  for (int k = 0; k < 8; ++k)
-    weigh<A>(reads.cell.data(), part.bits, part.mask, part.index, steps.to[k], at.first, at.last,
-             reads.axis[0][k & 1].data(), reads.axis[1][k >> 1 & 1].data(),
-             reads.axis[2][k >> 2].data(), reads.mask[k].data(), reads.weight[k].data(),
-             reads.any.data());
+  if (part.bits) {
+    int32_t bits[8][kRun];
+    gather_corners(part.bits, reads.cell, steps, int(count), bits);
+    bits_to_mask<A>(bits, part.index, int(count), reads.mask);
+  } else {
+    gather_corners(part.mask, reads.cell, steps, int(count), reads.mask);
+  }
+  weigh<A>(int(count), reads);
+}
+
+// body(first, count) for the runs of an interval.
+template <class Body>
+void for_runs(Interval at, const Body& body) {
+  for (int64_t x = at.first; x <= at.last; x += kRun)
+    body(x, std::min<int64_t>(kRun, at.last + 1 - x));
 }
 
 } // namespace pose_kernels::cpu

@@ -31,7 +31,7 @@ struct SampleRow {
 template <class A>
 std::vector<std::vector<SampleRow>> chunk_rows(VolumeSize size, int64_t first, int64_t last,
                                                const std::vector<std::vector<Part<A>>>& parts) {
-  constexpr int64_t limit = 1 << 14;
+  constexpr int64_t limit = 1 << 12; // 1 MB: read again for every few channels, from the cache
   const int64_t slabs = (last - first) * size.z;
   std::vector<std::vector<SampleRow>> found(slabs);
   parallel(slabs, 1, [&](int64_t begin, int64_t end) {
@@ -69,7 +69,7 @@ std::vector<std::vector<SampleRow>> chunk_rows(VolumeSize size, int64_t first, i
 // Fills samples[row.begin ..) and their order; returns with row.end set to what there was.
 template <class A>
 void sample_row(VolumeSize size, const std::vector<Part<A>>& parts, const int32_t* value_slot,
-                const int32_t* target_slot, bool masked_only, RowReads<A>& reads,
+                const int32_t* target_slot, bool masked_only, RunReads<A>& reads,
                 std::vector<int32_t>& position, SampleRow& row, PartSample<A>* samples,
                 int32_t* order) {
   const CellSteps steps(size);
@@ -82,33 +82,35 @@ void sample_row(VolumeSize size, const std::vector<Part<A>>& parts, const int32_
     const Interval reach = part.voxels(size, row.y, row.z);
     if (reach.empty())
       continue;
-    read_row<A, true>(part, size, steps, row.y, row.z, reach, reads);
-    for (int64_t x = reach.first; x <= reach.last; ++x) {
-      PartSample<A>& s = samples[count];
-      bool covered = false;
-      for (int k = 0; k < 8; ++k) {
-        const int i = k & 1, j = k >> 1 & 1, l = k >> 2;
-        const A wx = reads.axis[0][i][x], wy = reads.axis[1][j][x], wz = reads.axis[2][l][x],
-                dx = reads.slope[0][i][x], dy = reads.slope[1][j][x], dz = reads.slope[2][l][x],
-                m = reads.mask[k][x];
-        const bool corner = dx * dy * dz != A(0); // of the true cell, and in the volume
-        const bool masked = corner && m != A(0);
-        covered = covered || masked;
-        const int32_t q = reads.cell[x] + steps.to[k];
-        s.value[k] = (masked_only ? masked : corner) ? value_slot ? value_slot[q] : q : -1;
-        s.target[k] = target_slot ? target_slot[q] : q;
-        s.plain[k] = wx * wy * wz;
-        s.weight[k] = reads.weight[k][x];
-        s.slope[0][k] = dx * wy * wz * m;
-        s.slope[1][k] = wx * dy * wz * m;
-        s.slope[2][k] = wx * wy * dz * m;
+    for_runs(reach, [&](int64_t first, int64_t run) {
+      read_run<A, true>(part, size, steps, row.y, row.z, first, run, reads);
+      for (int64_t at = 0; at < run; ++at) {
+        PartSample<A>& s = samples[count];
+        bool covered = false;
+        for (int k = 0; k < 8; ++k) {
+          const int i = k & 1, j = k >> 1 & 1, l = k >> 2;
+          const A wx = reads.axis[0][i][at], wy = reads.axis[1][j][at], wz = reads.axis[2][l][at],
+                  dx = reads.slope[0][i][at], dy = reads.slope[1][j][at],
+                  dz = reads.slope[2][l][at], m = reads.mask[k][at];
+          const bool corner = dx * dy * dz != A(0); // of the true cell, and in the volume
+          const bool masked = corner && m != A(0);
+          covered = covered || masked;
+          const int32_t q = reads.cell[at] + steps.to[k];
+          s.value[k] = (masked_only ? masked : corner) ? value_slot ? value_slot[q] : q : -1;
+          s.target[k] = target_slot ? target_slot[q] : q;
+          s.plain[k] = wx * wy * wz;
+          s.weight[k] = reads.weight[k][at];
+          s.slope[0][k] = dx * wy * wz * m;
+          s.slope[1][k] = wx * dy * wz * m;
+          s.slope[2][k] = wx * wy * dz * m;
+        }
+        if (!covered)
+          continue;
+        s.x = int32_t(first + at), s.part = part.index, s.cell = reads.cell[at];
+        ++position[s.x + 1];
+        ++count;
       }
-      if (!covered)
-        continue;
-      s.x = int32_t(x), s.part = part.index, s.cell = reads.cell[x];
-      ++position[x + 1];
-      ++count;
-    }
+    });
   }
   for (int64_t x = 0; x < size.x; ++x) // a counting sort by voxel; parts stay in order
     position[x + 1] += position[x];
