@@ -14,8 +14,8 @@ out = pk.helmert_warp(volume, mask, pk.part_transforms(parts, parts2))  # move a
 
 from . import backends, reference
 from .backends import use_backend
-from .flow_pyramid import flow_pyramid
 from .ops.capsule_mask import capsule_mask
+from .ops.flow_pyramid import flow_pyramid
 from .ops.flow_warp import flow_warp
 from .ops.heatmap import heatmap
 from .ops.helmert_fit import helmert_fit

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .checks import Axes, describe, geometry_dtype, positive_int
+from ..checks import Axes, describe, geometry_dtype, positive_int
 
 
 def flow_pyramid(
