@@ -15,8 +15,10 @@ from PIL import Image
 
 from pose_kernels import turned_mesh
 from pose_kernels.__main__ import main
+from pose_kernels.body_mesh import body_mesh
 from pose_kernels.commands import mesh_report
 from pose_kernels.obj import read_obj
+from pose_kernels.person import POSES
 
 CUBE = """# two sides of a box, in two groups, every way to write a corner
 mtllib nothing.mtl
@@ -162,3 +164,23 @@ def test_flow_wheel():
     torch.testing.assert_close(right, torch.tensor([1.0, 0, 0]), atol=1e-5, rtol=0)
     torch.testing.assert_close(left, torch.tensor([0.0, 1, 1]), atol=1e-5, rtol=0)
     assert still.tolist() == [1, 1, 1] and down.argmax() == 1
+
+
+def test_the_built_in_person_is_closed_and_faces_outward():
+    vertices, faces = body_mesh(POSES["walk"])
+    edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    there, back = (e[:, 0] * len(vertices) + e[:, 1] for e in (edges, edges.flip(1)))
+    assert torch.equal(there.sort().values, back.sort().values) and len(there.unique()) == len(
+        there
+    )
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    volume = (a * torch.linalg.cross(b, c)).sum(1) / 6
+    assert 0.04 < float(volume.sum()) < 0.12  # cubic meters
+
+
+def test_without_a_mesh_it_is_the_built_in_person(tmp_path, capsys):
+    assert main(["mesh-flow", "--size", "64", "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out/mesh_flow.json").read_text())["mesh"] is None
+    assert main(["mesh-flow", "--group", "body", "--out", str(tmp_path / "no")]) == 2
+    assert capsys.readouterr().err == "error: --group needs a --mesh\n"
+    assert not (tmp_path / "no").exists()

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
+from ..body_mesh import body_mesh
 from ..files import open_folder, write_files
 from ..obj import read_obj
+from ..person import POSES
 from ..turned_mesh import SIDES, turned_flow
 from . import mesh_report
 
@@ -18,7 +20,7 @@ from . import mesh_report
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options on its parser."""
     add = parser.add_argument
-    add("--mesh", type=Path, required=True, metavar="OBJ", help="Wavefront OBJ, y up")
+    add("--mesh", type=Path, metavar="OBJ", help="Wavefront OBJ, y up (the built-in person)")
     add("--group", metavar="NAME", help="only the faces of this group")
     add("--turn", type=float, default=30.0, metavar="DEGREES", help="target view (%(default)g)")
     add("--size", type=int, default=256, help="side of the pictures in pixels (%(default)s)")
@@ -40,20 +42,26 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--turn must be a finite number of degrees, got {args.turn:g}")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device cuda: torch {torch.__version__} sees no CUDA device")
-    mesh = read_obj(args.mesh, args.group)
+    if args.mesh is None and args.group is not None:
+        raise ValueError("--group needs a --mesh")
+    if args.mesh is None:
+        vertices, faces = body_mesh(POSES["stand"])
+    else:
+        mesh = read_obj(args.mesh, args.group)
+        vertices, faces = mesh.vertices, mesh.faces
     outputs = {name: args.out / name for name in mesh_report.FILES}
     for path in outputs.values():
-        if path.resolve() == args.mesh.resolve():
+        if args.mesh is not None and path.resolve() == args.mesh.resolve():
             raise ValueError(f"--out {args.out}: {path} is an input, it would be overwritten")
     open_folder(args.out)
     print(
-        f"{len(mesh.faces)} triangles, {len(mesh.vertices)} vertices, turned by {args.turn:g} "
+        f"{len(faces)} triangles, {len(vertices)} vertices, turned by {args.turn:g} "
         f"degrees, {args.size} x {args.size} pixels, on {args.device}"
     )
-    vertices, faces = mesh.vertices.to(args.device), mesh.faces.to(args.device)
+    vertices, faces = vertices.to(args.device), faces.to(args.device)
     result = turned_flow(vertices, faces, args.turn, args.size, visibility=args.visibility)
     facts = {
-        "mesh": str(args.mesh),
+        "mesh": None if args.mesh is None else str(args.mesh),
         "group": args.group,
         "turn": args.turn,
         "size": args.size,
