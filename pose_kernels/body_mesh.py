@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .body import Pose, lofts, profile, skeleton
+from .body import Array, Pose, lofts, profile, skeleton
 
 _RINGS, _AROUND = 22, 20  # per loft: 15,800 triangles in all
 
@@ -28,7 +29,8 @@ def body_mesh(pose: Pose) -> tuple[Tensor, Tensor]:
     strip = np.concatenate(
         [*(side.reshape(-1, 3) for side in sides), inner, top + inner[:, [0, 2, 1]]]
     )
-    vertices, faces = [], []
+    vertices: list[Array] = []
+    faces: list[NDArray[np.int64]] = []
     for loft in lofts():
         grid, curve = profile(loft)
         rows = np.linspace(0, len(grid) - 1, _RINGS).round().astype(int)
