@@ -10,7 +10,7 @@
 #include "bilinear.h"
 #include "layout.h"
 
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #define NOT_UNROLLED _Pragma("unroll 1") // six copies are no faster, and long to compile
 #else
 #define NOT_UNROLLED
