@@ -103,7 +103,7 @@ def test_bad_input(wrong, message):
 
 def test_docstring():
     result = doctest.testmod(
-        sys.modules["pose_kernels.flow_pyramid"],
+        sys.modules["pose_kernels.ops.flow_pyramid"],
         extraglobs={"torch": torch, "flow_pyramid": pk.flow_pyramid},
     )
     assert result.attempted > 0 and result.failed == 0
