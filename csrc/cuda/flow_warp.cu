@@ -17,7 +17,7 @@ namespace {
 constexpr int kThreads = 256;
 
 template <class T, bool VECTOR>
-__global__ void __launch_bounds__(kThreads) flow_warp_kernel(FlowWarp<T> a, ChannelWalk walk) {
+__global__ void __launch_bounds__(kThreads, 1) flow_warp_kernel(FlowWarp<T> a, ChannelWalk walk) {
   using A = acc_t<T>;
   using Block = ChannelBlock<T, VECTOR>;
   const int64_t thread = int64_t(blockIdx.x) * kThreads + threadIdx.x;
