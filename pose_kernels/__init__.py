@@ -13,14 +13,13 @@ out = pk.helmert_warp(volume, mask, pk.part_transforms(parts, parts2))  # move a
 """
 
 from . import backends, reference
+from .appearance_flow import flow_pyramid, mesh_flow
 from .backends import use_backend
 from .ops.capsule_mask import capsule_mask
-from .ops.flow_pyramid import flow_pyramid
 from .ops.flow_warp import flow_warp
 from .ops.heatmap import heatmap
 from .ops.helmert_fit import helmert_fit
 from .ops.helmert_warp import helmert_warp
-from .ops.mesh_flow import mesh_flow
 from .ops.mesh_raster import mesh_raster
 from .ops.push_pull import push_pull
 from .ops.region_crop import region_crop

@@ -83,7 +83,7 @@ def transfer_texture(
 ) -> Transfer:
     """Move texture from a photo, an atlas or both into a target pose: lift, fill, gather.
 
-    *Lift*: ``uv_raster``, or ``uv_splat``, of the photo's body pixels, except those known to show
+    *Lift*: ``uv_splat``, or ``uv_raster``, of the photo's body pixels, except those known to show
     something else: the given ``background`` and the pixels next to it, whose color is mixed, and
     tears of the map (:func:`silhouette.torn`). *Fill*: ``push_pull`` of every tile; where an
     ``atlas`` is given, it fills what is farther than ``radius`` from the photo's texels. *Gather*:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .appearance_flow import mesh_flow
 from .ops.flow_warp import flow_warp
-from .ops.mesh_flow import mesh_flow
 from .ops.mesh_raster import mesh_raster
 
 SIDES = (16, 4096)  # of --size

@@ -111,7 +111,7 @@ def count_reference_calls(monkeypatch) -> list[int]:
 
 def test_what_is_said_to_run_does_run(place, monkeypatch):
     if place.device != "cpu":
-        pytest.skip("seen on the CPU")
+        pytest.skip("splat() makes CPU tensors: once, at the place on the CPU")
     assert backends.chosen("uv_splat", "cpu") == place.backend
     calls = count_reference_calls(monkeypatch)
     splat()

@@ -43,7 +43,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_forward_and_backward(kernels, case):
+def test_sizes(kernels, case):
     shape, P, S, part_dtype, dtype, last, kernels.shift, max_edge = case
     inputs = raster_inputs(shape, P, S, part_dtype, dtype, max_edge=max_edge)
     image, part, uv = (inputs[k] for k in ("image", "part", "uv"))

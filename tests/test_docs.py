@@ -43,7 +43,7 @@ def test_quick_start_runs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["checks", "ops.mesh_flow", *(f"ops.{op}" for op in pk.reference.__all__)]
+    "module", ["checks", "appearance_flow", *(f"ops.{op}" for op in pk.reference.__all__)]
 )
 def test_docstring_examples(module):
     loaded = importlib.import_module(f"pose_kernels.{module}")

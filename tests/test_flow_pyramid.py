@@ -4,9 +4,6 @@
 
 from __future__ import annotations
 
-import doctest
-import sys
-
 import pytest
 import torch
 
@@ -99,11 +96,3 @@ def test_bad_input(wrong, message):
     with pytest.raises(ValueError) as error:
         pk.flow_pyramid(**{"flow": flow, "visibility": visibility, "levels": 3, **wrong})
     assert str(error.value) == message
-
-
-def test_docstring():
-    result = doctest.testmod(
-        sys.modules["pose_kernels.ops.flow_pyramid"],
-        extraglobs={"torch": torch, "flow_pyramid": pk.flow_pyramid},
-    )
-    assert result.attempted > 0 and result.failed == 0

@@ -304,7 +304,7 @@ def test_wrong_arguments(error, wrong, message):
 def test_fake_tensors_are_told_the_same(wrong, message):
     tensors = [x for x in wrong.values() if isinstance(x, Tensor)]
     if any(x.is_sparse or x.is_meta for x in tensors):
-        pytest.skip("no fake of it")
+        pytest.skip("FakeTensorMode makes no fake of a sparse or a meta tensor")
     with FakeTensorMode() as mode:
         fakes = {
             k: mode.from_tensor(v) if isinstance(v, Tensor) else v
@@ -338,6 +338,6 @@ DIRECT = [
 def test_the_backstop(op, args, message):
     """What only a direct call of the dispatcher can get wrong."""
     if "cpp" in pk.backends.unavailable:
-        pytest.skip("it is in the compiled library")
+        pytest.skip("_C_cpu, which holds the check, is not loaded")
     with pk.use_backend("cpp"), pytest.raises(RuntimeError, match=message):
         op(*args)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../ops/uv_gather.h"
 
-#include "tensor.h"
+#include "surface.h"
 
 namespace pose_kernels {
 namespace {
@@ -18,19 +18,11 @@ void launch(const UvGather<T>& op, [[maybe_unused]] const Tensor& like) {
 Tensor uv_gather(const Tensor& atlas_, const Tensor& part_, const Tensor& uv_) {
   STD_TORCH_CHECK(atlas_.dim() == 5 && atlas_.size(3) == atlas_.size(4) && atlas_.size(3) >= 1,
                   "atlas must be (N, P, C, S, S)");
-  STD_TORCH_CHECK(part_.dim() == 3 && uv_.dim() == 4, "part must be (N, H, W), uv (N, 2, H, W)");
+  check_surface(atlas_, part_, uv_, atlas_.size(0));
   const int64_t N = atlas_.size(0), P = atlas_.size(1), C = atlas_.size(2), S = atlas_.size(3),
                 H = part_.size(1), W = part_.size(2);
-  STD_TORCH_CHECK(part_.size(0) == N && uv_.size(0) == N && uv_.size(1) == 2 && uv_.size(2) == H &&
-                      uv_.size(3) == W,
-                  "atlas, part and uv must agree in N, H and W");
-  STD_TORCH_CHECK(uv_.scalar_type() == geometry_dtype(atlas_),
-                  "uv must be float32, or float64 with float64 features");
   STD_TORCH_CHECK(P <= INT32_MAX, "too many parts");
   check_pixels(S, S);
-  check_pixels(H, W);
-  check_device(part_, atlas_);
-  check_device(uv_, atlas_);
   POSE_KERNELS_GUARD(atlas_);
   const bool last = is_channels_last(atlas_);
   const Tensor atlas = dense(atlas_, last), part = torch::stable::contiguous(part_),

@@ -51,36 +51,16 @@ struct FlowKey {
   }
 };
 
-// How the patches cover the image gradient.
-struct PatchGrid {
-  int64_t count;              // of patches, all in all
-  int columns, bands, passes; // of them along x and y, and over the channels
-  int per_pass;               // channels of a pass, the last one may have fewer
-  bool last;                  // channels last
-  bool vector;                // 16-byte stores are allowed
-};
-
 template <class T, bool WIDE>
 __global__ void __launch_bounds__(kThreads, sizeof(acc_t<T>) == 4 ? 7 : 5)
     image_kernel(FlowWarpBackward<T> a, FlowKey<acc_t<T>> find, PixelBands<acc_t<T>> lists,
                  PatchGrid grid) {
   using A = acc_t<T>;
   using P = Patch<A, WIDE>;
-  int64_t i = int64_t(blockIdx.x) * kWarps + warp_index();
+  const int64_t i = int64_t(blockIdx.x) * kWarps + warp_index();
   if (i >= grid.count)
     return;
-
-  // This warp's patch: neighbors in memory go to neighboring warps.
-  int pass = 0;
-  if (grid.last)
-    pass = int(i % grid.passes), i /= grid.passes;
-  const int column = int(i % grid.columns);
-  i /= grid.columns;
-  const int row = int(i % grid.bands);
-  i /= grid.bands;
-  if (!grid.last)
-    pass = int(i % grid.passes), i /= grid.passes;
-  const int64_t n = i;
+  const auto [n, pass, row, column] = grid.place(i);
   const int x0 = column * P::kColumns, y0 = row * P::kRows;
   const int64_t c0 = pass * int64_t(grid.per_pass);
   const int channels = int(a.C - c0 < grid.per_pass ? a.C - c0 : grid.per_pass);
@@ -114,21 +94,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(acc_t<T>) == 4 ? 7 : 5)
     }
   }
 
-  const int rows = a.H - y0 < P::kRows ? int(a.H - y0) : P::kRows;
-  const int columns = a.W - x0 < P::kColumns ? int(a.W - x0) : P::kColumns;
-  T* out = a.grad_image.data + n * a.C * a.H * a.W + c0 * a.grad_image.channel +
-           (int64_t(y0) * a.W + x0) * a.grad_image.pixel;
-  if (WIDE || grid.last) {
-    const auto value = [&](int c, int texel) { return patch.value(c, texel); };
-    if (channels > 0 && grid.vector)
-      store_texels<T, P::kColumns, kVector<T>>(out, a.W, a.C, channels, rows, columns, value);
-    else if (channels > 0)
-      store_texels<T, P::kColumns, 1>(out, a.W, a.C, channels, rows, columns, value);
-  } else {
-    for (int c = 0; c < channels; ++c)
-      store_plane<T, P::kColumns>(out + c * a.grad_image.channel, a.W, rows, columns, grid.vector,
-                                  [&](int texel) { return patch.value(c, texel); });
-  }
+  store_patch(patch, grid, n, pass, x0, y0, a.C, channels, a.grad_image, static_cast<A*>(nullptr));
 }
 
 template <class T, bool WIDE>
@@ -136,18 +102,8 @@ void add_patches(const FlowWarpBackward<T>& a, const FlowKey<acc_t<T>>& find,
                  const PixelBands<acc_t<T>>& lists, void* stream) {
   using A = acc_t<T>;
   using P = Patch<A, WIDE>;
-  PatchGrid grid;
-  grid.columns = int(blocks_for(a.W, P::kColumns));
-  grid.bands = int(lists.bands);
-  grid.passes = int(blocks_for(a.C, P::kChannels));
-  grid.per_pass = WIDE ? P::kChannels : int(blocks_for(a.C, grid.passes));
-  grid.count = a.N * grid.bands * grid.columns * grid.passes;
-  grid.last = a.grad_image.pixel != 1;
-  if (grid.last)
-    grid.vector = a.W * a.C % kVector<T> == 0 && (grid.passes == 1 || a.C % kVector<T> == 0);
-  else
-    grid.vector = a.W % kVector<T> == 0;
-  grid.vector = grid.vector && aligned(a.grad_image.data);
+  const auto grid =
+      PatchGrid::plan<P>(a.N, a.H, a.W, a.C, a.grad_image, static_cast<const A*>(nullptr));
   launch("flow_warp_backward", image_kernel<T, WIDE>, blocks_for(grid.count, kWarps), kThreads,
          kWarps * P::elements(grid.per_pass) * int64_t(sizeof(A)), stream, a, find, lists, grid);
 }

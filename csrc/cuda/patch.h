@@ -122,10 +122,11 @@ struct Patch {
   }
 };
 
-// How the patches cover an atlas.
+// How the patches cover the tiles of an atlas, or images.
 struct PatchGrid {
   int64_t count;              // of patches, all in all
-  int columns, bands, passes; // of them along x and y of a tile, and over its channels
+  int H, W;                   // of a tile
+  int columns, bands, passes; // of patches along x and y of a tile, and over its channels
   int per_pass;               // channels of a pass, the last one may have fewer
   bool last;                  // channels last
   bool vector, weight_vector; // 16-byte stores are allowed
@@ -151,21 +152,22 @@ struct PatchGrid {
   }
 
   template <class P, class T, class A>
-  static PatchGrid plan(int64_t tiles, int64_t S, int64_t C, const Planes<T>& atlas,
+  static PatchGrid plan(int64_t tiles, int64_t H, int64_t W, int64_t C, const Planes<T>& out,
                         const A* weight) {
     PatchGrid grid;
-    grid.columns = int(blocks_for(S, P::kColumns));
-    grid.bands = int(blocks_for(S, P::kRows));
+    grid.H = int(H), grid.W = int(W);
+    grid.columns = int(blocks_for(W, P::kColumns));
+    grid.bands = int(blocks_for(H, P::kRows));
     grid.passes = C > 0 ? int(blocks_for(C, P::kChannels)) : 1;
     grid.per_pass = P::kWide ? P::kChannels : int(blocks_for(C, grid.passes));
     grid.count = tiles * grid.bands * grid.columns * grid.passes;
-    grid.last = atlas.pixel != 1;
+    grid.last = out.pixel != 1;
     if (grid.last)
-      grid.vector = S * C % kVector<T> == 0 && (grid.passes == 1 || C % kVector<T> == 0);
+      grid.vector = W * C % kVector<T> == 0 && (grid.passes == 1 || C % kVector<T> == 0);
     else
-      grid.vector = S % kVector<T> == 0;
-    grid.vector = grid.vector && aligned(atlas.data);
-    grid.weight_vector = S % kVector<A> == 0 && aligned(weight);
+      grid.vector = W % kVector<T> == 0;
+    grid.vector = grid.vector && aligned(out.data);
+    grid.weight_vector = W % kVector<A> == 0 && aligned(weight);
     return grid;
   }
 };
@@ -223,26 +225,27 @@ __device__ __forceinline__ void store_texels(T* patch, int64_t S, int64_t C, int
 // Stores what a warp's patch at (x0, y0) of a tile holds, its weights (unless null) in pass 0.
 template <class P, class T, class A>
 __device__ __forceinline__ void store_patch(const P& patch, const PatchGrid& grid, int64_t tile,
-                                            int pass, int x0, int y0, int S, int64_t C,
-                                            int channels, const Planes<T>& out, A* weight) {
-  const int rows = S - y0 < P::kRows ? S - y0 : P::kRows;
-  const int columns = S - x0 < P::kColumns ? S - x0 : P::kColumns;
-  T* atlas = out.data + tile * C * S * S + pass * int64_t(grid.per_pass) * out.channel +
-             (int64_t(y0) * S + x0) * out.pixel;
+                                            int pass, int x0, int y0, int64_t C, int channels,
+                                            const Planes<T>& out, A* weight) {
+  const int rows = grid.H - y0 < P::kRows ? grid.H - y0 : P::kRows;
+  const int columns = grid.W - x0 < P::kColumns ? grid.W - x0 : P::kColumns;
+  const int64_t W = grid.W, texels = grid.H * W, corner = y0 * W + x0;
+  T* to = out.data + tile * C * texels + pass * int64_t(grid.per_pass) * out.channel +
+          corner * out.pixel;
   if (P::kWide || grid.last) {
     const auto value = [&](int c, int texel) { return patch.value(c, texel); };
     if (channels > 0 && grid.vector)
-      store_texels<T, P::kColumns, kVector<T>>(atlas, S, C, channels, rows, columns, value);
+      store_texels<T, P::kColumns, kVector<T>>(to, W, C, channels, rows, columns, value);
     else if (channels > 0)
-      store_texels<T, P::kColumns, 1>(atlas, S, C, channels, rows, columns, value);
+      store_texels<T, P::kColumns, 1>(to, W, C, channels, rows, columns, value);
   } else {
     for (int c = 0; c < channels; ++c)
-      store_plane<T, P::kColumns>(atlas + c * out.channel, S, rows, columns, grid.vector,
+      store_plane<T, P::kColumns>(to + c * out.channel, W, rows, columns, grid.vector,
                                   [&](int texel) { return patch.value(c, texel); });
   }
   if (weight && pass == 0)
     store_plane<A, P::kColumns>(
-        weight + tile * S * S + int64_t(y0) * S + x0, S, rows, columns, grid.weight_vector,
+        weight + tile * texels + corner, W, rows, columns, grid.weight_vector,
         [&](int texel) { return patch.touched ? patch.weight[texel] : A(0); });
 }
 

@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kRasterThreads, sizeof(acc_t<T>) == 4 ? 4 : 3)
     }
     sync_warp();
   }
-  store_patch(patch, grid, tile, pass, x0, y0, S, a.C, channels, a.atlas, a.weight);
+  store_patch(patch, grid, tile, pass, x0, y0, a.C, channels, a.atlas, a.weight);
 }
 
 template <class T>
@@ -289,7 +289,7 @@ void uv_raster(const UvRaster<T>& a, void* workspace, void* stream) {
   // A cell is at most two edges high.
   const double rows = 2 * a.max_edge * double(a.S - 1) + 3;
   const int reach = rows < double(a.S) ? int(rows) / kBandRows + 1 : int(lists.bands);
-  const auto grid = PatchGrid::plan<P>(a.N * a.P, a.S, a.C, a.atlas, a.weight);
+  const auto grid = PatchGrid::plan<P>(a.N * a.P, a.S, a.S, a.C, a.atlas, a.weight);
   launch("uv_raster", uv_raster_kernel<T>, blocks_for(grid.count, kRasterWarps), kRasterThreads,
          kRasterWarps * P::elements(grid.per_pass) * int64_t(sizeof(A)), stream, a, a.grid(), lists,
          grid, reach);

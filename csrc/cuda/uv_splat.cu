@@ -71,14 +71,14 @@ __global__ void __launch_bounds__(kSplatThreads, sizeof(acc_t<T>) == 4 ? 7 : 5)
 
   if (patch.touched && a.normalize)
     patch.normalize(channels, a.min_weight);
-  store_patch(patch, grid, tile, pass, x0, y0, S, a.C, channels, a.atlas, a.weight);
+  store_patch(patch, grid, tile, pass, x0, y0, a.C, channels, a.atlas, a.weight);
 }
 
 template <class T, bool WIDE>
 void splat_patches(const UvSplat<T>& a, const PixelBands<acc_t<T>>& lists, void* stream) {
   using A = acc_t<T>;
   using P = Patch<A, WIDE>;
-  const auto grid = PatchGrid::plan<P>(a.N * a.P, a.S, a.C, a.atlas, a.weight);
+  const auto grid = PatchGrid::plan<P>(a.N * a.P, a.S, a.S, a.C, a.atlas, a.weight);
   launch("uv_splat", uv_splat_kernel<T, WIDE>, blocks_for(grid.count, kSplatWarps), kSplatThreads,
          kSplatWarps * P::elements(grid.per_pass) * int64_t(sizeof(A)), stream, a, lists, grid);
 }

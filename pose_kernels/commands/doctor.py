@@ -108,8 +108,8 @@ def _self_test() -> bool:
 
 
 def _largest_error(device: torch.device) -> float:
-    pairs = [*_surface(device), *_volume(device)]
-    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+    pairs = [*_surface(device), *_image(device), *_volume(device)]
+    return max(float((a.double() - b.double()).detach().abs().max()) for a, b in pairs)
 
 
 def _surface(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -124,6 +124,25 @@ def _surface(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         painted = ops.uv_gather(filled, part, uv)
         (gradient,) = torch.autograd.grad(painted.square().sum(), image)
         results.append((atlas, weight, filled, painted, gradient))
+    return zip(*results, strict=True)
+
+
+def _image(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 24, 24, generator=generator).to(device).requires_grad_()
+    flow = torch.randn(2, 2, 24, 24, generator=generator).to(device) * 3
+    center = torch.tensor([[0.2, 9.4], [12.1, 23.7]], device=device).expand(2, 2, 2)
+    part = torch.ones(2, 24, 24, dtype=torch.int64, device=device)
+    grid = (torch.arange(24, device=device) + 0.5) / 24
+    uv = torch.stack(torch.meshgrid(grid, grid, indexing="ij")).expand(2, 2, 24, 24)
+    results = []
+    for ops in (pk, pk.reference):
+        warped = ops.flow_warp(image, flow)
+        crops, origin = ops.region_crop(image, center, 8)
+        atlas, mask = ops.uv_raster(image, part, uv, num_parts=2, size=16)
+        loss = warped.square().sum() + crops.square().sum() + atlas.square().sum()
+        (gradient,) = torch.autograd.grad(loss, image)
+        results.append((warped, crops, origin, atlas, mask, gradient))
     return zip(*results, strict=True)
 
 
