@@ -170,7 +170,7 @@ def test_taking_turns():
     fast = timing.Contender("fast", lambda: order.append("fast"), nullcontext)
     slow = timing.Contender("slow", lambda: (order.append("slow"), time.sleep(0.01)), nullcontext)
     found = timing.interleave([fast, slow], rounds=3, block_s=0.0, patience=0.0)
-    assert order[4:8] == ["fast", "slow", "fast", "slow"]  # after two warm-up calls each
+    assert order[6:] == 3 * (["fast"] * 2 + ["slow"] * 2)  # after three calls to learn the length
     assert found["slow"].least >= 0.01 > found["fast"].median
     assert found["slow"].samples >= 3
 
@@ -182,8 +182,14 @@ def test_slow_calls_are_not_repeated(monkeypatch):
     fast = timing.Contender("fast", lambda: order.append("fast"), nullcontext)
     slow = timing.Contender("slow", lambda: (order.append("slow"), time.sleep(0.02)), nullcontext)
     found = timing.interleave([fast, slow], rounds=2, block_s=0.0, patience=0.0)
-    assert order.count("slow") == 1 + 2 and order.count("fast") == 2 + 4
+    assert order.count("slow") == 1 + 2 and order.count("fast") == 3 + 4 * 2
     assert found["slow"].samples == 2 and found["slow"].noisy
+
+
+def test_quartiles_lie_among_the_samples():
+    found = timing.timing_of([1.0, 9.0], 0.0, False, "wall clock")
+    assert (found.low, found.median, found.high) == (3.0, 5.0, 7.0)
+    assert timing.timing_of([2.0], 0.0, False, "wall clock")[:4] == (2.0, 2.0, 2.0, 2.0)
 
 
 def test_noisy_blocks_are_set_aside():

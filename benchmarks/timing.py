@@ -5,6 +5,8 @@ CPU. In every round each provider runs one block of calls, so that ratios come f
 minutes. Before a block the clock waits until the rest of the machine uses less than 3 % of it
 (for a while: WAIT_S), and a block during which it used more than 6 % is not counted, unless there
 are no others; then the row is marked noisy. A call's result is freed on the clock, as in a loop.
+A block begins with a call off the clock: memory that a virtual machine has had free for seconds
+may have gone back to its host (free page reporting), and who touches it next waits for it.
 
 CUDA. Blocks of graph replays between two events. A graph holds one call per set of inputs, with
 sets enough (at least four) that one replay does not find its data in the L2 cache; one set when a
@@ -110,8 +112,8 @@ def interleave(
     for contender in contenders:
         with contender.active():
             seconds = _seconds(contender.call, None)
-            if seconds < SLOW_S:  # the first call allocates, the second is typical
-                seconds = _seconds(contender.call, None)
+            if seconds < SLOW_S:  # the first call allocates, the next are typical
+                seconds = min(_seconds(contender.call, None) for _ in range(2))
             calls[contender.name] = max(1, int(block_s / seconds))
             most[contender.name] = rounds if seconds >= SLOW_S else 2 * rounds
     blocks: dict[str, list[Block]] = {contender.name: [] for contender in contenders}
@@ -130,6 +132,8 @@ def interleave(
         for contender in waiting:
             spare -= wait_for_quiet(load, min(patience, spare))
             with contender.active():
+                if most[contender.name] > rounds:
+                    contender.call()
                 load.look()
                 seconds = [_seconds(contender.call, before) for _ in range(calls[contender.name])]
                 blocks[contender.name].append(Block(seconds, load.look()))
@@ -158,7 +162,9 @@ def _summary(blocks: list[Block], quiet: list[Block], rounds: int) -> Timing:
 
 
 def timing_of(seconds: list[float], foreign: float, noisy: bool, method: str) -> Timing:
-    low, median, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
+    low, median, high = seconds * 3
+    if len(seconds) > 1:  # inclusive: quartiles of few samples lie among them
+        low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
     return Timing(median, low, high, min(seconds), len(seconds), foreign, noisy, method)
 
 
