@@ -162,7 +162,7 @@ def _summary(blocks: list[Block], quiet: list[Block], rounds: int) -> Timing:
 
 
 def timing_of(seconds: list[float], foreign: float, noisy: bool, method: str) -> Timing:
-    low, median, high = seconds * 3
+    low = median = high = seconds[0]
     if len(seconds) > 1:  # inclusive: quartiles of few samples lie among them
         low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
     return Timing(median, low, high, min(seconds), len(seconds), foreign, noisy, method)
