@@ -17,7 +17,7 @@ help:
 	@echo 'make demo           install, build, transfer a texture, print where the pictures and the table are'
 	@echo 'make test           install, build, run the tests (ARGS="-k uv_splat" for some of them)'
 	@echo 'make lint           ruff, mypy, clang-format'
-	@echo 'make bench          the benchmarks (ARGS for python -m benchmarks.run)'
+	@echo 'make bench          the main benchmarks, into benchmarks/results (ARGS for python -m benchmarks.run)'
 	@echo 'make check-cuda     compile every .cu for every architecture; fail on warnings and spills'
 	@echo 'make check-release  sdist, wheel, clean install, tests outside the tree, ABI audit'
 	@echo 'make clean          remove what was built (rm -rf .venv for what was installed)'
@@ -35,7 +35,7 @@ lint: $(VENV)/developing
 	$(CPLUSPLUS) | xargs $(VENV)/bin/clang-format --dry-run -Werror
 
 bench: build $(VENV)/developing
-	$(PY) -m benchmarks.run $(ARGS)
+	$(PY) -m benchmarks.run $(or $(ARGS),--quick --allocator warm --threads 2 --out)
 
 check-cuda: $(VENV)/running
 	$(PY) tools/check_cuda.py

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -45,7 +46,7 @@ MODULES = {
     "flow_warp": "benchmarks.bench_flow_warp",
 }
 DIRECTIONS = ("forward", "backward", "both")
-KINDS = ("ours", "eager", "smart", "compiled", "peer")
+KINDS = ("ours", "eager", "smart", "compiled", "peer", "earlier")  # earlier: run.py --compare
 
 
 class Case(Protocol):
@@ -94,6 +95,12 @@ class Provider:
 
 def load(op: str) -> ModuleType:
     return importlib.import_module(MODULES[op])
+
+
+def unavailable(provider: Provider) -> str | None:
+    if provider.available and importlib.util.find_spec(provider.available) is None:
+        return f"{provider.available} is not installed"
+    return None
 
 
 def ours(op: str, call: Callable[..., tuple[Any, ...]], device: str) -> list[Provider]:

@@ -83,7 +83,7 @@ def case_table(rows: Sequence[Row]) -> str:
             continue
         lines.append(
             f"| {name} | {row.kind} | {_ms(row.median_ms)}{'~' if row.noisy else ''} | "
-            f"{_ms(row.low_ms)}-{_ms(row.high_ms)} | {_times(row, ours)} | {row.gb_s:.3g} | "
+            f"{_quartiles(row)} | {_times(row, ours)} | {row.gb_s:.3g} | "
             f"{_percent(row)} | {_mb(row.peak_bytes)} / {_mb(row.result_bytes)} |"
         )
     notes = dict.fromkeys(f"\\* {row.provider}: {row.note}" for row in rows if row.note)
@@ -92,22 +92,22 @@ def case_table(rows: Sequence[Row]) -> str:
 
 def summary(rows: Sequence[Row]) -> str:
     """One line per case: ours against the fastest of every kind."""
+    kinds = {"eager": "eager", "smart": "smart", "compiled": "compiled", "peer": "best peer"}
+    kinds |= {row.kind: row.provider for row in rows if row.kind == "earlier"}
     lines = [
-        "| op | case | ours ms (quartiles) | over eager | over smart | over compiled | "
-        "over best peer | GB/s | of ceiling | peak / result MB |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        f"| op | case | ours ms (quartiles) | {' | '.join(f'over {k}' for k in kinds.values())} | "
+        "GB/s | of ceiling | peak / result MB |",
+        f"|---|---|--:|{'--:|' * len(kinds)}--:|--:|--:|",
     ]
     for (op, direction, case), group in by_case(rows).items():
         ours = fastest(group, "ours")
         if ours is None:
-            lines.append(f"| {op} {direction} | {case} | not timed | | | | | | | |")
+            lines.append(f"| {op} {direction} | {case} | not timed |{' |' * len(kinds)} | | |")
             continue
-        ratios = [
-            _times(fastest(group, kind), ours) for kind in ("eager", "smart", "compiled", "peer")
-        ]
+        ratios = [_times(fastest(group, kind), ours) for kind in kinds]
         lines.append(
             f"| {op} {direction} | {case} | {_ms(ours.median_ms)}{'~' if ours.noisy else ''} "
-            f"({_ms(ours.low_ms)}-{_ms(ours.high_ms)}) | {' | '.join(ratios)} | {ours.gb_s:.3g} | "
+            f"({_quartiles(ours)}) | {' | '.join(ratios)} | {ours.gb_s:.3g} | "
             f"{_percent(ours)} | {_mb(ours.peak_bytes)} / {_mb(ours.result_bytes)} |"
         )
     lines += ["", "Over a kind: over its fastest provider, ▼ where ours loses, ~ where others "]
@@ -125,6 +125,13 @@ def _times(row: Row | None, ours: Row | None) -> str:
     ratio = row.median_ms / ours.median_ms
     mark = "▼" if ratio < 1 else ""
     return f"{mark}{ratio:.2g}x" if ratio < 10 else f"{ratio:.0f}x"
+
+
+def _quartiles(row: Row) -> str:
+    """Of very few samples, how few."""
+    if row.samples in (1, 2):
+        return "one call" if row.samples == 1 else "two calls"
+    return f"{_ms(row.low_ms)}-{_ms(row.high_ms)}"
 
 
 def _ms(value: float | None) -> str:

@@ -5,8 +5,10 @@
     python -m benchmarks.run --compiled --out               everything, into benchmarks/results
     python -m benchmarks.run --op uv_splat --case C64       some of it
     python -m benchmarks.run --allocator warm               glibc keeps and reuses its pages
+    python -m benchmarks.run --quick --compare main         against another revision, side by side
 
-Tables go to standard output, progress to standard error.
+Tables go to standard output, progress to standard error. Files (--json, --out) are written after
+every case; until the last they are called NAME.partial.json. Ctrl-C leaves them.
 
 A fresh 150 MB output costs more in page faults than most kernels take: every CPU number depends
 on the allocator, so every table names it. "default" is the process as it was started; "warm"
@@ -18,24 +20,28 @@ far as they fit; "cold" finds them in memory.
 from __future__ import annotations
 
 import argparse
-import gc
-import importlib.util
 import json
 import os
+import re
 import shlex
-import subprocess
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from . import agreement, memory, registry, report, roofline, timing
-from .registry import Case, Provider
+from . import memory, registry, report, roofline, timing
+from .measuring import Clock, Session, measure
+from .progress import Progress
+from .record import Record
+from .registry import Case
 from .report import Row
+from .revision import Unusable, another
 
 WARM = {
     "MALLOC_MMAP_MAX_": "0",
@@ -44,7 +50,7 @@ WARM = {
 }
 # What else changes the price of a fresh page.
 _ALSO = ("LD_PRELOAD", "GLIBC_TUNABLES", "THP_MEM_ALLOC_ENABLE")
-Peaks = dict[str, list[int | None]]
+INTERRUPTED = 130  # the shell's number for a program that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,38 +61,100 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = [sys.executable, "-m", "benchmarks.run", *argv]
         os.execve(sys.executable, again, {**os.environ, **WARM})
     torch.set_num_threads(options.threads)
-    rounds = options.rounds or (3 if options.quick else 7)
-    patience = 1.0 if options.quick else timing.WAIT_S
-
     problems = [(op, case) for op in options.op for case in selected(op, options)]
     if not problems:
         print("no case matches", file=sys.stderr)
         return 2
-    if options.memory_only:
-        print(json.dumps({key: peak for op, case in problems for key, peak in peaks(op, case)}))
-        return 0
-    found: Peaks = {}
-    if options.device == "cpu" and not options.no_memory:
-        say("peak memory, in a process of its own")
-        found = memory_elsewhere(argv)
+    try:
+        with stopped_by_signals():
+            if options.memory_only:
+                return print_peaks(problems)
+            return run(problems, options, argv)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Unusable as error:
+        print(error, file=sys.stderr)
+        return 2
 
-    say("what the memory of this machine gives")
-    ceiling = roofline.measure(options.device, rounds=rounds, patience=patience)
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """TERM ends the program as an exception does: what it has made for itself is removed."""
+
+    def stop(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run(problems: list[tuple[str, Case]], options: argparse.Namespace, argv: Sequence[str]) -> int:
+    clock = Clock(
+        options.rounds or (3 if options.quick else 7),
+        1.0 if options.quick else timing.WAIT_S,
+        options.limit or (6.0 if options.quick else timing.LIMIT_S),
+    )
     command = shlex.join(["python", "-m", "benchmarks.run", *argv])
     facts = report.environment(options.device, allocator_name(options), options.cache, command)
-    text = report.header(facts, ceiling.rows())
-    print(text, flush=True)
-    rows: list[Row] = []
-    for number, (op, case) in enumerate(problems, 1):
-        say(f"[{number}/{len(problems)}] {op} {case.direction}: {case.title}")
-        measured = measure(op, case, options, ceiling, found, rounds, patience)
-        rows += measured
-        table = report.case_table(measured)
-        text += "\n" + table
-        print(table, flush=True)
-    summary = f"## Summary\n\n{report.summary(rows)}\n"
+    try:
+        record = Record.of(options.json, results_stem(facts, options) if options.out else None)
+    except OSError as error:
+        say(str(error))
+        return 2
+    with ExitStack() as stack:
+        revision = None
+        if options.compare:
+            revision = stack.enter_context(another(options.compare, options.threads, say))
+            facts["compared"] = {"ref": options.compare, "commit": revision.name}
+        peaks = memory.Peaks({}, [])
+        if options.device == "cpu" and not options.no_memory:
+            say("peak memory, in a process of its own")
+            peaks = memory.elsewhere(argv, say)
+        say("what the memory of this machine gives")
+        ceiling = roofline.measure(options.device, rounds=clock.rounds, patience=clock.patience)
+        facts["ceiling"] = ceiling.rows()
+        text = report.header(facts, ceiling.rows())
+        print(text, flush=True)
+        # A call for the peak of memory, three or so here: the checks, and one on the clock.
+        known = len(peaks.seconds) == len(problems)
+        weights = [4 + 3 * s for s in peaks.seconds] if known else [1.0] * len(problems)
+        progress = Progress(weights)
+        session = Session(
+            *(options.device, options.cache == "cold", options.compiled),
+            *(ceiling, peaks, clock, revision, progress),
+        )
+        rows: list[Row] = []
+        try:
+            for number, (op, case) in enumerate(problems, 1):
+                progress.begin(f"{op} {case.direction}: {case.title}")
+                measured = measure(op, case, session)
+                rows += measured
+                progress.end()
+                text += f"\n{report.case_table(measured)}"
+                print(report.case_table(measured), flush=True)
+                summary = f"## Summary\n\n{report.summary(rows)}\n"
+                done = number == len(problems)
+                try:
+                    record.save(facts, rows, f"{text}\n{summary}", done)
+                except OSError as error:
+                    say(str(error))
+                    if done:
+                        return 1
+        except BaseException:
+            progress.clear()
+            say(f"ended early: {progress.done} of {len(problems)} cases are measured")
+            for path in record.written:
+                say(f"they are in {path}")
+            raise
     print(summary)
-    write(options, facts, ceiling, rows, f"{text}\n{summary}")
+    for path in record.written:
+        say(f"wrote {path}")
     return 0
 
 
@@ -107,14 +175,30 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--threads", type=int, default=torch.get_num_threads())
     add("--rounds", type=int, help="blocks per provider, 7 unless told (--quick: 3)")
     add("--no-memory", action="store_true", help="leave peak memory out")
+    add(
+        "--limit",
+        type=float,
+        metavar="S",
+        help="seconds of a provider's slow calls on a case: "
+        f"fewer samples beyond; {timing.LIMIT_S:.0f} unless told (--quick: 6)",
+    )
+    add(
+        "--compare",
+        metavar="REF",
+        help="another git revision beside this one: built aside, timed in turns",
+    )
     add("--json", type=Path, metavar="FILE", help="write machine, commit, command and rows there")
-    add("--out", action="store_true", help="write JSON and Markdown into benchmarks/results")
+    add("--out", action="store_true", help="JSON, Markdown and CSV into benchmarks/results")
     add("--memory-only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     options.op = options.op or list(registry.MODULES)
     options.cache = options.cache or ("warm" if options.device == "cpu" else "cold")
     if options.threads < 1 or (options.rounds is not None and options.rounds < 1):
         parser.error("--threads and --rounds must be at least 1")
+    if options.limit is not None and not options.limit > 0:
+        parser.error("--limit must be above 0")
+    if options.compare and options.device != "cpu":
+        parser.error("--compare: on the CPU only")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU here")
     if options.allocator == "warm" and (options.device != "cpu" or sys.platform != "linux"):
@@ -145,158 +229,28 @@ def selected(op: str, options: argparse.Namespace) -> list[Case]:
     ]
 
 
-def contenders(module: ModuleType, case: Case, options: argparse.Namespace) -> list[Provider]:
-    providers = [
-        provider
-        for provider in module.providers(case, options.device)
-        if provider.gradients or case.direction == "forward"
-    ]
-    if options.compiled:
-        torch._dynamo.reset()  # or its limit of recompilations is one for all cases
-        providers += registry.compiled(providers)
-    return providers
+def print_peaks(problems: list[tuple[str, Case]]) -> int:
+    """What memory.elsewhere reads, a line per case: those before a violent end count."""
+    progress = Progress([1.0] * len(problems))
+    for op, case in problems:
+        progress.begin(f"memory of {op} {case.direction}: {case.title}")
+        began = time.perf_counter()
+        found = memory.of_case(op, case)
+        progress.end()
+        seconds = time.perf_counter() - began
+        print(json.dumps({"peaks": found, "seconds": seconds}), flush=True)
+    return 0
 
 
-def unavailable(provider: Provider) -> str | None:
-    if provider.available and importlib.util.find_spec(provider.available) is None:
-        return f"{provider.available} is not installed"
-    return None
-
-
-def measure(
-    op: str,
-    case: Case,
-    options: argparse.Namespace,
-    ceiling: roofline.Ceiling,
-    found: Peaks,
-    rounds: int,
-    patience: float,
-) -> list[Row]:
-    """Check every provider, then time those that agree."""
-    module, cold = registry.load(op), options.cache == "cold"
-    tensors = module.inputs(case, options.device)
-    moved = module.bytes_moved(case)
-    rows, ready, calls = [], {}, []
-    for provider in contenders(module, case, options):
-        row = Row(
-            *(op, case.direction, case.title, provider.name, provider.kind),
-            *(moved, module.flops(case), ceiling.at(moved), provider.note),
-        )
-        rows.append(row)
-        row.refused = unavailable(provider) or check(module, case, provider, tensors)
-        if row.refused is not None:
-            say(f"    {provider.name}: {row.refused}")
-            continue
-        ready[provider.name] = row
-        row.peak_bytes, row.result_bytes = found.get(_key(op, case, provider), (None, None))
-        if options.device == "cuda":
-            with provider.active():
-                call = registry.workload(module, case, provider, tensors)
-                row.result_bytes = memory.size_of(call())
-                row.peak_bytes = memory.peak(call, "cuda")
-            _fill(row, cuda_timing(module, case, provider, tensors, rounds, cold))
-        else:
-            call = registry.workload(module, case, provider, tensors)
-            calls.append(timing.Contender(provider.name, call, provider.active))
-    agreement.forget()
-    gc.collect()
-    if calls:
-        evict = timing.evictor() if cold else None
-        timings = timing.interleave(calls, rounds=rounds, patience=patience, before=evict)
-        for name, result in timings.items():
-            _fill(ready[name], result)
-    return rows
-
-
-def check(
-    module: ModuleType, case: Case, provider: Provider, tensors: dict[str, Tensor]
-) -> str | None:
-    try:
-        return agreement.disagreement(module, case, provider, tensors)
-    except Exception as error:  # one that cannot run is a row of the table, not the end of the run
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-
-def cuda_timing(
-    module: ModuleType,
-    case: Case,
-    provider: Provider,
-    tensors: dict[str, Tensor],
-    rounds: int,
-    cold: bool,
-) -> timing.Timing:
-    sets = timing.l2_sets(sum(x.nbytes for x in tensors.values())) if cold else 1
-
-    def make_calls() -> list:
-        return [
-            # A cache sees addresses, not values: copies will do.
-            registry.workload(module, case, provider, {k: x.clone() for k, x in tensors.items()})
-            for _ in range(sets)
-        ]
-
-    capture = not provider.synchronizes
-    return timing.cuda_timing(make_calls, provider.active, rounds=rounds, capture=capture)
-
-
-def _fill(row: Row, result: timing.Timing) -> None:
-    row.median_ms, row.low_ms, row.high_ms, row.least_ms = (1e3 * s for s in result[:4])
-    row.samples, row.foreign, row.noisy, row.method = result[4:]
-
-
-def _key(op: str, case: Case, provider: Provider) -> str:
-    return " | ".join((op, case.direction, case.title, provider.name))
-
-
-def peaks(op: str, case: Case) -> list[tuple[str, list[int | None]]]:
-    """(key, [peak, result]) of every CPU provider of a case, torch.compile left out."""
-    module, measured = registry.load(op), []
-    tensors = module.inputs(case, "cpu")
-    for provider in module.providers(case, "cpu"):
-        forward_only = not provider.gradients and case.direction != "forward"
-        if forward_only or unavailable(provider):
-            continue
-        call = registry.workload(module, case, provider, tensors)
-        with provider.active():
-            result = memory.size_of(call())  # also loads libraries and starts threads
-            measured.append((_key(op, case, provider), [memory.peak(call, "cpu"), result]))
-        del call
-        gc.collect()
-    return measured
-
-
-def memory_elsewhere(argv: Sequence[str]) -> Peaks:
-    environment = {k: v for k, v in os.environ.items() if k not in WARM} | memory.ENVIRONMENT
-    words = [word for word in argv if word != "--compiled"] + ["--memory-only"]
-    command = [sys.executable, "-m", "benchmarks.run", *words, "--allocator", "default"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        say(f"peak memory is left out: {done.stderr.strip().splitlines()[-1:]}")
-        return {}
-    return json.loads(done.stdout)
-
-
-def write(
-    options: argparse.Namespace,
-    facts: dict[str, Any],
-    ceiling: roofline.Ceiling,
-    rows: Sequence[Row],
-    text: str,
-) -> None:
-    content = {**facts, "ceiling": ceiling.rows(), "rows": [row.as_dict() for row in rows]}
-    targets = [options.json] if options.json else []
-    if options.out:
-        machine = facts.get("gpu", facts["cpu"]).split("@")[0].replace("(R)", "")
-        name = "-".join([*machine.split(), f"{facts['threads']}t", options.allocator])
-        if options.device == "cuda":
-            name = "-".join(machine.split())
-        name += "-cold" if options.device == "cpu" and options.cache == "cold" else ""
-        folder = Path(__file__).parent / "results"
-        folder.mkdir(exist_ok=True)
-        targets.append(folder / f"{name}.json")
-        (folder / f"{name}.md").write_text(text)
-    for target in targets:
-        target.write_text(json.dumps(content, indent=1) + "\n")
-        say(f"wrote {target}")
+def results_stem(facts: dict[str, Any], options: argparse.Namespace) -> Path:
+    machine = facts.get("gpu", facts["cpu"]).split("@")[0].replace("(R)", "")
+    name = "-".join([*machine.split(), f"{facts['threads']}t", options.allocator])
+    if options.device == "cuda":
+        name = "-".join(machine.split())
+    name += "-cold" if options.device == "cpu" and options.cache == "cold" else ""
+    if options.compare:
+        name += "-over-" + re.sub(r"[^\w.-]+", "-", options.compare)
+    return Path(__file__).parent / "results" / name
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from benchmarks import agreement, memory, registry, report, run, timing
+from benchmarks import agreement, measuring, memory, registry, report, run, timing
 from benchmarks.registry import Provider
 
 pytest.importorskip("pytest_benchmark")
@@ -41,9 +41,11 @@ def test_every_provider_agrees(op, case):
     module, case = registry.load(op), tiny(case)
     tensors = module.inputs(case, "cpu")
     for provider in module.providers(case, "cpu"):
-        if run.unavailable(provider) or (case.direction != "forward" and not provider.gradients):
+        if registry.unavailable(provider) or (
+            case.direction != "forward" and not provider.gradients
+        ):
             continue
-        assert run.check(module, case, provider, tensors) is None, provider.name
+        assert measuring.check(module, case, provider, tensors) is None, provider.name
 
 
 def main_providers():
@@ -59,8 +61,8 @@ def main_providers():
 
 @pytest.mark.parametrize("op, case, provider", list(main_providers()))
 def test_time(benchmark, op, case, provider):
-    if run.unavailable(provider):
-        pytest.skip(run.unavailable(provider))
+    if registry.unavailable(provider):
+        pytest.skip(registry.unavailable(provider))
     module = registry.load(op)
     call = registry.workload(module, case, provider, module.inputs(case, "cpu"))
     with provider.active():
@@ -98,7 +100,7 @@ def test_wrong_formulation_is_refused(fault):
 
     broken = Broken()
     (provider,) = broken.providers(case, "cpu")
-    reason = run.check(broken, case, provider, module.inputs(case, "cpu"))
+    reason = measuring.check(broken, case, provider, module.inputs(case, "cpu"))
     assert reason is not None and "off by" in reason
 
 
@@ -110,7 +112,7 @@ def test_one_that_raises_is_a_row():
         raise RuntimeError("out of memory\nand more")
 
     provider = dataclasses.replace(module.providers(case, "cpu")[0], call=fails, kind="compiled")
-    reason = run.check(module, case, provider, module.inputs(case, "cpu"))
+    reason = measuring.check(module, case, provider, module.inputs(case, "cpu"))
     assert reason == "RuntimeError: out of memory"
 
 

@@ -5,6 +5,7 @@ CPU. In every round each provider runs one block of calls, so that ratios come f
 minutes. Before a block the clock waits until the rest of the machine uses less than 3 % of it
 (for a while: WAIT_S), and a block during which it used more than 6 % is not counted, unless there
 are no others; then the row is marked noisy. A call's result is freed on the clock, as in a loop.
+What takes seconds a call gets fewer samples (LIMIT_S), in the extreme one: the row says how many.
 A block begins with a call off the clock: memory that a virtual machine has had free for seconds
 may have gone back to its host (free page reporting), and who touches it next waits for it.
 
@@ -29,6 +30,7 @@ QUIET, NOISY = 0.03, 0.06  # share of the machine that others use
 WAIT_S, WATCH_S = 5.0, 0.1  # longest wait for quiet, and how long a look at the load takes
 BLOCK_S = 0.25  # a clock tick of /proc/stat is 10 ms: shorter blocks cannot be judged
 SLOW_S = 1.0  # a call from here on is its own warm-up, and no block of it is repeated
+LIMIT_S = 60.0  # of a provider's timed calls on a case, when they are slow
 
 
 class Timing(NamedTuple):
@@ -45,11 +47,21 @@ class Timing(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """What runs on the clock; active is entered around every block."""
+    """What runs on the clock; active is entered around every block.
+
+    block, for what runs in another process: makes so many calls there, with empty caches or not,
+    and returns the seconds of each. Then call is not used.
+    """
 
     name: str
     call: Callable[[], Any]
     active: Callable[[], AbstractContextManager[None]]
+    block: Callable[[int, bool], list[float]] | None = None
+
+    def seconds(self, count: int, before: Callable[[], Any] | None = None) -> list[float]:
+        if self.block is not None:
+            return self.block(count, before is not None)
+        return [_seconds(self.call, before) for _ in range(count)]
 
 
 class Block(NamedTuple):
@@ -58,14 +70,17 @@ class Block(NamedTuple):
 
 
 class ForeignLoad:
-    """Share of the machine's processor time that other processes took since the last look."""
+    """Share of the machine's processor time that other processes took since the last look.
 
-    def __init__(self) -> None:
+    own: processor seconds of this process, and of any other that works for it.
+    """
+
+    def __init__(self, own: Callable[[], float] = time.process_time) -> None:
+        self._own = own
         self._last = self._read()
 
-    @staticmethod
-    def _read() -> tuple[float, float, float]:
-        """Seconds busy of all processors, of this process, and on the wall."""
+    def _read(self) -> tuple[float, float, float]:
+        """Seconds busy of all processors, of our own, and on the wall."""
         try:
             with open("/proc/stat") as stat:
                 ticks = [int(word) for word in stat.readline().split()[1:9]]
@@ -73,7 +88,7 @@ class ForeignLoad:
             ticks = [0] * 8
         idle = ticks[3] + ticks[4]
         busy = (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK")
-        return busy, time.process_time(), time.perf_counter()
+        return busy, self._own(), time.perf_counter()
 
     def look(self) -> float:
         before, self._last = self._last, self._read()
@@ -99,24 +114,34 @@ def interleave(
     block_s: float = BLOCK_S,
     patience: float = WAIT_S,
     before: Callable[[], Any] | None = None,
+    limit_s: float = LIMIT_S,
+    own: Callable[[], float] = time.process_time,
 ) -> dict[str, Timing]:
     """Time every contender on the CPU, in turns, until each has ``rounds`` quiet blocks.
 
     before runs ahead of every call, off the clock. Noisy blocks are repeated, at most ``rounds``
     more times; all waiting together takes at most ``rounds`` times ``patience`` seconds. Calls of
-    ``SLOW_S`` and more are timed ``rounds`` times, noise or not.
+    ``SLOW_S`` and more are timed ``rounds`` times, noise or not, or as often as ``limit_s`` seconds
+    allow; where that is once, the call that shows how slow it is counts. own: see ForeignLoad.
     """
-    load = ForeignLoad()
+    load = ForeignLoad(own)
     spare = rounds * patience
-    calls, most = {}, {}
-    for contender in contenders:
-        with contender.active():
-            seconds = _seconds(contender.call, None)
-            if seconds < SLOW_S:  # the first call allocates, the next are typical
-                seconds = min(_seconds(contender.call, None) for _ in range(2))
-            calls[contender.name] = max(1, int(block_s / seconds))
-            most[contender.name] = rounds if seconds >= SLOW_S else 2 * rounds
+    calls, wanted, most = {}, {}, {}
     blocks: dict[str, list[Block]] = {contender.name: [] for contender in contenders}
+    for contender in contenders:
+        name = contender.name
+        with contender.active():
+            load.look()
+            (seconds,) = contender.seconds(1, before)
+            foreign = load.look()
+            wanted[name], most[name] = rounds, 2 * rounds
+            if seconds >= SLOW_S:
+                wanted[name] = most[name] = max(1, min(rounds, int(limit_s / seconds)))
+                if most[name] == 1:
+                    blocks[name].append(Block([seconds], foreign))
+            else:  # the first call allocates, the next are typical
+                seconds = min(contender.seconds(2))
+            calls[name] = max(1, int(block_s / seconds))
 
     def quiet(name: str) -> list[Block]:
         return [block for block in blocks[name] if block.foreign <= NOISY]
@@ -125,19 +150,19 @@ def interleave(
         waiting = [
             c
             for c in contenders
-            if len(quiet(c.name)) < rounds and len(blocks[c.name]) < most[c.name]
+            if len(quiet(c.name)) < wanted[c.name] and len(blocks[c.name]) < most[c.name]
         ]
         if not waiting:
             break
         for contender in waiting:
             spare -= wait_for_quiet(load, min(patience, spare))
             with contender.active():
-                if most[contender.name] > rounds:
-                    contender.call()
+                if most[contender.name] > wanted[contender.name]:
+                    contender.seconds(1)
                 load.look()
-                seconds = [_seconds(contender.call, before) for _ in range(calls[contender.name])]
-                blocks[contender.name].append(Block(seconds, load.look()))
-    return {c.name: _summary(blocks[c.name], quiet(c.name), rounds) for c in contenders}
+                timed = contender.seconds(calls[contender.name], before)
+                blocks[contender.name].append(Block(timed, load.look()))
+    return {c.name: _summary(blocks[c.name], quiet(c.name), wanted[c.name]) for c in contenders}
 
 
 def _seconds(call: Callable[[], Any], before: Callable[[], Any] | None) -> float:
