@@ -91,13 +91,14 @@ def tested(at: Tensor, t: Tensor, x: Tensor, y: Tensor, S: int) -> Piece:
 
 
 def windows(at: Tensor, S: int) -> Iterator[Piece]:
-    """The obvious code: for every offset within the largest box, all triangles at once."""
+    """The obvious code: for every offset within the largest box, all triangles that reach it."""
     first, size = boxes(at, S)
-    every = torch.arange(len(first), device=at.device)
-    wide, high = size.amax(0).tolist() if len(first) else (0, 0)
+    high = int(size[:, 1].max()) if len(first) else 0
     for dy in range(high):
-        for dx in range(wide):
-            yield tested(at, every, first[:, 0] + dx, first[:, 1] + dy, S)
+        tall = (size[:, 1] > dy).nonzero().flatten()
+        for dx in range(int(size[tall, 0].max())):
+            t = tall[size[tall, 0] > dx]
+            yield tested(at, t, first[t, 0] + dx, first[t, 1] + dy, S)
 
 
 def candidates(at: Tensor, S: int, at_once: int = 1 << 21) -> Iterator[Piece]:
@@ -128,7 +129,7 @@ def raster(
     for t, texel, weights in pieces(at, S):
         q = tile[t] * S * S + texel
         value = torch.einsum("kn,knc->nc", weights.to(color.dtype), color[vertex[:, t]])
-        total = total.index_add(0, q, value)
+        total = total.index_add_(0, q, value)  # no copy of the atlas, nor of its gradient
         count.index_add_(0, q, torch.ones_like(weights[0], dtype=count.dtype))
     pixel, at_tile, (texel, weight) = surface.foreground(part.where(lonely, 0), uv, S)
     q = (at_tile * S * S + texel).where(count[at_tile * S * S + texel] == 0, -1)

@@ -84,6 +84,7 @@ class Provider:
     note: str = ""  # a deviation from the op, shown under the table
     available: str | None = None  # the module it needs
     synchronizes: bool = False  # reads a size back (nonzero): no CUDA graph can hold it
+    specification: bool = False  # at full size, what the others are held against
     coordinate_scale: float = 1.0  # texels of its coordinate system per texel of a tile's side
     # Layouts of its own, converted outside the clock: inputs to what call takes, its outputs back,
     # the gradients of what call takes back.

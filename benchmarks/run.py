@@ -98,7 +98,7 @@ def run(problems: list[tuple[str, Case]], options: argparse.Namespace, argv: Seq
     clock = Clock(
         options.rounds or (3 if options.quick else 7),
         1.0 if options.quick else timing.WAIT_S,
-        options.limit or (6.0 if options.quick else timing.LIMIT_S),
+        options.limit or (5.0 if options.quick else timing.LIMIT_S),
     )
     command = shlex.join(["python", "-m", "benchmarks.run", *argv])
     facts = report.environment(options.device, allocator_name(options), options.cache, command)
@@ -180,7 +180,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         type=float,
         metavar="S",
         help="seconds of a provider's slow calls on a case: "
-        f"fewer samples beyond; {timing.LIMIT_S:.0f} unless told (--quick: 6)",
+        f"fewer samples beyond; {timing.LIMIT_S:.0f} unless told (--quick: 5)",
     )
     add(
         "--compare",
