@@ -134,6 +134,7 @@ class Revision:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
+            start_new_session=True,  # Ctrl-C is for the run; this process ends with its pipe
         )
         theirs.close()
         self._connection = ours

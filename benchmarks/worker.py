@@ -11,7 +11,6 @@ far), pickled. Inputs are sent, never drawn anew, so that both revisions get the
 from __future__ import annotations
 
 import pickle
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -148,7 +147,6 @@ class _Elsewhere(torch.autograd.Function):
 
 
 def main() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run; this ends with its pipe
     connection, threads = Connection(int(sys.argv[1])), int(sys.argv[2])
     torch.set_num_threads(threads)
     server = Server()
