@@ -68,7 +68,8 @@ def draw(content: dict[str, Any], target: Path) -> None:
     axes.set_title(title, fontsize=9)
     figure.legend(fontsize=8, loc="outside lower center", ncols=len(COLORS))
     vector = target.suffix.lower() == ".svg"
-    figure.savefig(target, dpi=150, metadata={"Date": None} if vector else None)
+    about = {"Date": None, "Description": content.get("description")}
+    figure.savefig(target, dpi=150, metadata=about if vector else None)
     pyplot.close(figure)
 
 
