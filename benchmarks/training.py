@@ -34,7 +34,7 @@ from .streams import STREAMS, Maker
 
 PREFIX = "training "  # how the op of a row begins
 CHECKED = 3  # steps after which the losses must still agree
-FIRST, LATER = 1e-4, 1e-2  # relative: rounding alone, and what Adam makes of it
+FIRST, LATER = 1e-5, 1e-3  # relative: rounding alone, and what Adam makes of it
 
 
 def main(argv: Sequence[str] | None = None) -> int:

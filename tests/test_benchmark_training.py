@@ -24,6 +24,7 @@ SMALL = ["--size", "small", "--steps", "1"]
 def hasty(monkeypatch):
     monkeypatch.setattr(timing, "BLOCK_S", 0.0)
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
@@ -48,29 +49,54 @@ def test_rows_are_written_and_losses_agree(tmp_path, capsys):
     assert printed.count("| surface, B2") == 3 and printed.count("| volume, B2") == 3
 
 
+@pytest.fixture(scope="module")
+def losses_of_ours():
+    """By stream."""
+    options, torch_threads = training.parse(SMALL), torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = {
+        name: training.losses(name, sizes["small"].makers("cpu")[0], options)
+        for name, sizes in streams.STREAMS.items()
+    }
+    torch.set_num_threads(torch_threads)
+    return found
+
+
 @pytest.mark.parametrize(
     "stream, change",
     [
-        (
-            "surface",
-            lambda ops: ops._replace(gather=lambda a, p, uv: ops.gather(a.flip(-1), p, uv)),
-        ),
+        ("surface", lambda ops: ops._replace(gather=lambda a, *t: ops.gather(a.flip(-1), *t))),
+        ("surface", lambda ops: ops._replace(fill=lambda a, w: a)),
         ("surface", lambda ops: ops._replace(splat=lambda x, *t: ops.splat(x.detach(), *t))),
         ("volume", lambda ops: ops._replace(warp=lambda v, m, t: ops.warp(v.detach(), m, t))),
         ("volume", lambda ops: ops._replace(fit=lambda a, b, w: ops.fit(b, a, w))),
-        ("volume", lambda ops: ops._replace(mask=lambda p, size: ops.mask(p, size) * 0)),
+        ("volume", lambda ops: ops._replace(mask=lambda p, size: ops.mask(p, size) & ~2)),
     ],
-    ids=["mirrored atlas", "no gradient", "no gradient of the volume", "inverse fits", "no masks"],
+    ids=["mirrored", "holes", "detached splat", "detached warp", "inverse fits", "no head"],
 )
-def test_another_network_is_refused(stream, change, monkeypatch):
-    problem = streams.STREAMS[stream]["small"]
+def test_another_network_disagrees(stream, change, losses_of_ours):
+    _, _, smart = streams.STREAMS[stream]["small"].makers("cpu")
+    wrong = smart._replace(ops=change(smart.ops))
+    found = training.losses(stream, wrong, training.parse(SMALL))
+    reason = training.disagreement(found, losses_of_ours[stream])
+    assert reason is not None and "loss is" in reason
+
+
+def test_who_disagrees_is_not_timed(monkeypatch, capsys):
+    problem = streams.STREAMS["surface"]["small"]
     ours, _, smart = problem.makers("cpu")
-    wrong = smart._replace(name="wrong", ops=change(smart.ops))
-    monkeypatch.setattr(type(problem), "makers", lambda self, device: [ours, wrong])
-    options = training.parse([*SMALL, "--no-memory", "--stream", stream])
-    right, refused = training.measure(stream, options)
-    assert right.refused is None and right.median_ms is not None
-    assert "loss is" in refused.refused and refused.median_ms is None
+
+    def fails(*tensors):
+        raise RuntimeError("out of memory\nand more")
+
+    half = smart._replace(name="half", ops=smart.ops._replace(fill=lambda a, w: a / 2))
+    broken = smart._replace(name="broken", ops=smart.ops._replace(gather=fails))
+    monkeypatch.setattr(type(problem), "makers", lambda self, device: [ours, half, broken])
+    assert training.main([*SMALL, "--no-memory", "--threads", "1", "--stream", "surface"]) == 1
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| surface")]
+    assert "not timed" not in rows[0] and "| 1 | -" in rows[0]
+    assert "half | not timed: its first loss is" in rows[1]
+    assert "broken | not timed: RuntimeError: out of memory |" in rows[2]
 
 
 def test_peak_memory_of_a_step(capsys):
