@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -135,6 +136,34 @@ def test_every_goal_is_on_the_page(folder):
     wanted = len(goals.CPU) + len(list(goals.halves())) + len(goals.GPU)
     assert text.count("**no result**") == wanted
     assert "there is no GPU result file yet" in text
+
+
+def test_gpu_results_are_held_against_the_gpu_goals(folder):
+    case = "B8 C3 256x256 S256, fp32, contiguous"
+    two = [row | {"provider": f"ours, {x}"} for x in ("cuda", "triton") for row in rows(ours=1.0)]
+    two[1]["median_ms"] = 1.6
+    more = rows("push_pull", case, ours=0.1, eager=2.0)
+    gpu = {"gpu": "NVIDIA H200", "cuda": "13.0", "allocator": "torch caching", "cache": "cold"}
+    folder("h", two + more, **gpu)
+    text = verdicts.goal_tables([only(folder)])
+    assert "### NVIDIA H200" in text and "no GPU result file" not in text
+    assert f"| push_pull forward | {case} | 15x eager, 0.115 ms | 20x eager, 0.1 ms | met |" in text
+    assert "1 cases measured, 1 above it: uv_splat forward B8, contiguous 1.6x" in text
+    assert "CUDA 13.0" in page.place_part(only(folder))
+    assert "| `uv_splat` |" not in page.front(collected.load(folder.path))
+
+
+def test_no_page_has_a_speed_of_its_own():
+    table = re.compile(f"{page.BEGIN}.*{page.END}", re.DOTALL)
+    speed = re.compile(
+        r"\b\d[\d.,]* ?(ms|µs|GB/s)\b|\d[\d.]* ?[x×] (as fast|faster|over)|times (as fast|faster)"
+    )
+    pages = [ROOT / page.README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    for path in pages:
+        if path.relative_to(ROOT) != page.PAGE:
+            found = speed.search(table.sub("", path.read_text()))
+            assert found is None, f"{path.name}: {found[0]}: only results may say so"
+    assert speed.search("takes 3.5 ms") and speed.search("is 12x faster")
 
 
 def test_what_does_not_follow_from_the_results_is_stale(folder, tmp_path):
