@@ -85,7 +85,7 @@ CPU = [
     Goal(
         *("capsule_mask", "forward", "B2 P10 64x64x64 bits"),
         ms=0.04,
-        reason="the call alone, for a volume of 2 x 2 x 2, takes some 50 µs, and clearing the 2.1 MB "
+        reason="the call alone, of a volume of 2 x 2 x 2, takes some 50 µs, and clearing 2.1 MB "
         "of the result another 80 on one thread (profiled)",
     ),
     Goal(
