@@ -75,6 +75,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options.stream = options.stream or list(STREAMS)
     if options.threads < 1 or options.steps < 1:
         parser.error("--threads and --steps must be at least 1")
+    if options.out and options.size != "default":
+        parser.error("--out: results are of the default size")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU here")
     if options.allocator == "warm" and (options.device != "cpu" or sys.platform != "linux"):

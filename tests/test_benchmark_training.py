@@ -99,6 +99,12 @@ def test_who_disagrees_is_not_timed(monkeypatch, capsys):
     assert "broken | not timed: RuntimeError: out of memory |" in rows[2]
 
 
+def test_small_networks_are_no_results(capsys):
+    with pytest.raises(SystemExit):
+        training.main([*SMALL, "--out"])
+    assert "results are of the default size" in capsys.readouterr().err
+
+
 def test_peak_memory_of_a_step(capsys):
     assert training.main([*SMALL, "--peak-of", "surface", "eager"]) == 0
     peak = json.loads(capsys.readouterr().out)
