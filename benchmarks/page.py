@@ -56,7 +56,7 @@ def origin(run: Run) -> str:
     lines = [
         f"`{facts['command']}`  ",
         f"commit {facts['commit']}, {facts['date'][:10]}; {software} "
-        f"([all samples](../benchmarks/results/{run.name}.json))",
+        f"([every row](../benchmarks/results/{run.name}.json))",
     ]
     note = goals.NOTES.get(run.name)
     return "\n".join([*lines, "", note] if note else lines)

@@ -79,7 +79,7 @@ def test_newest_finished_run_counts(folder):
     assert found[0].name == "b" and collected.ratio(found[1], "eager") == 30.0
     text = page.place_part(section)
     assert "| 30x |" in text and "| 10x |" in text and "| 15x |" not in text
-    assert "[all samples](../benchmarks/results/a.json)" in text and "Some CPU" in text
+    assert "[every row](../benchmarks/results/a.json)" in text and "Some CPU" in text
     runs = collected.load(folder.path)
     assert "`c.json` is of a run that was not finished" in page.page(runs)
     assert "| `uv_splat` | 1 ms | 30× | - | - |" in page.front(runs)
