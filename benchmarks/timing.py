@@ -190,9 +190,9 @@ def cuda_timing(
         calls = make_calls()
         calls[0]()  # compiles
         stream.synchronize()
-        if (seconds := _events(calls[0], 1, stream)) >= block_s:  # no cache decides this one
+        if (once := _events(calls[0], 1, stream)) >= block_s:  # no cache decides this one
             more = [_events(calls[0], 1, stream) for _ in range(rounds - 1)]
-            return timing_of([seconds, *more], 0.0, False, "CUDA events")
+            return timing_of([once, *more], 0.0, False, "CUDA events")
         for _ in range(2):  # lets the allocator settle
             kept = [call() for call in calls]
         del kept

@@ -256,13 +256,15 @@ def test_late(late):
 def test_shards_go_on_behind_a_crash(tmp_path):
     """And without hypothesis: its stand-in lets the rest of a file run."""
     (tmp_path / "test_sample.py").write_text(TESTS)
+    (tmp_path / "test_torn.py").write_text("import nothing_of_this_name\n")
     found = shard.run(
-        [str(tmp_path / "test_sample.py"), "--rootdir", str(tmp_path)],
+        [str(tmp_path), "--rootdir", str(tmp_path)],
         **{"shards": 2, "folder": tmp_path, "seconds": 60},
         environment={**os.environ, "PYTHONPATH": str(TOOLS / "stand_ins")},
     )
-    assert found["counts"] == {"failed": 4, "passed": 6, "skipped": 2}
-    why = {each["test"].split("::")[1]: each["why"] for each in found["failed"]}
+    assert found["counts"] == {"failed": 5, "passed": 6, "skipped": 2}
+    why = {each["test"].split("::")[-1]: each["why"] for each in found["failed"]}
+    assert "No module named 'nothing_of_this_name'" in why["test_torn.py"]
     assert why["test_wrong"] == "assert 1 == 2"
     assert "illegal memory access" in why["test_lost"]
     assert why["test_dies"] == "crashed its process, or was stopped in it"
@@ -284,6 +286,14 @@ def test_time_runs_out(tmp_path):
     found = shard.run(arguments, shards=1, folder=tmp_path, seconds=1.5)
     assert found["timed_out"]
     assert found["counts"] in ({"failed": 1}, {}), "stopped in the test, or before it"
+
+
+def test_files_about_a_gpu():
+    cuda, triton = gpu_stages.files_about("cuda"), gpu_stages.files_about("triton")
+    assert {"tests/test_uv_splat.py", "tests/test_heatmap_modes.py"} <= set(triton) < set(cuda)
+    for name in ("push_pull", "uv_raster", "helmert_fit", "helmert_fit_modes", "mesh_raster"):
+        assert f"tests/test_{name}.py" in set(cuda) - set(triton)
+    assert not any(word in name for name in cuda for word in ("emulated", "gpu", "triton"))
 
 
 def test_what_runs_on_a_gpu_is_kept(tmp_path):

@@ -232,6 +232,26 @@ def test_benchmarks_in_groups(tmp_path, monkeypatch):
     assert record.content["refused"] == ["heatmap, ours, cuda: it differs"]
 
 
+def test_calls_that_wait_are_not_captured(monkeypatch):
+    """With PyTorch's watch replaced: it needs a GPU to be switched on."""
+    from benchmarks import timing
+
+    modes = ["default"]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def call(message=None):
+        assert modes[-1] == "error"
+        if message:
+            raise RuntimeError(message)
+
+    assert timing._waits(lambda: call("called a synchronizing CUDA operation"))
+    assert not timing._waits(call)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        timing._waits(lambda: call("out of memory"))
+    assert modes == ["default", "error", "default", "error", "default", "error", "default"]
+
+
 def test_every_op_is_in_a_group():
     from benchmarks.registry import MODULES
     from benchmarks.run import parse

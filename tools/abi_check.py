@@ -50,8 +50,9 @@ def check(library: Path, *, kind: str = "_C_cuda", seconds: float = 120) -> dict
     try:
         return {**found, **json.loads(done.stdout.splitlines()[-1])}
     except (IndexError, ValueError):
-        why = done.stderr.strip()[-1500:]
-        return {**found, "outcome": "failed", "why": f"exit status {done.returncode}: {why}"}
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        why = f"exit status {done.returncode}: {last}"
+        return {**found, "outcome": "failed", "why": why, "output": done.stderr[-3000:]}
 
 
 def _build_info(library: Path) -> dict[str, Any]:

@@ -143,18 +143,28 @@ def doctor(record: Record, options: argparse.Namespace) -> None:
 
 def contract(backend: str) -> Callable[[Record, argparse.Namespace], None]:
     def stage(record: Record, options: argparse.Namespace) -> None:
-        about = re.compile(r"\b(place|device)\b|\bContract\b")
-        other = re.compile(r"test_(cuda_|triton|gpu|build|import|cli|docs)")
-        paths = [
-            str(path.relative_to(ROOT))
-            for path in sorted((ROOT / "tests").glob("test_*.py"))
-            if not other.match(path.name) and about.search(path.read_text())
-        ]
-        arguments = ["--gpu", backend, "--tb=short", *paths]
+        arguments = ["--gpu", backend, "--tb=short", *files_about(backend)]
         tests(record, options, arguments, {"POSE_KERNELS_BACKEND": backend})
 
     stage.__doc__ = f"Every test of tests/ that runs on a GPU, with the backend {backend}."
     return stage
+
+
+def files_about(backend: str) -> list[str]:
+    """Test files with a test that may run on a GPU; of ops without a Triton kernel not for that."""
+    about = re.compile(r"\b(place|device)\b|\bContract\b")
+    others = "cuda_ triton gpu build import cli docs".split()
+    if backend == "triton":
+        names = {path.stem for path in (ROOT / "pose_kernels/ops").glob("[a-z]*.py")}
+        others += sorted(
+            names - {path.stem for path in (ROOT / "pose_kernels/triton").glob("*.py")}
+        )
+    other = re.compile(f"test_({'|'.join(others)})")
+    return [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "tests").glob("test_*.py"))
+        if not other.match(path.name) and about.search(path.read_text())
+    ]
 
 
 def gpu(record: Record, options: argparse.Namespace) -> None:

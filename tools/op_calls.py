@@ -113,12 +113,12 @@ def gather(dtype: torch.dtype, last: int, C: int) -> Inputs:
     return {"atlas": features(2, 3, C, 7, 7, dtype=dtype, last=last), **maps(2, 13, 11, 3)}
 
 
-def fill(size: int, C: int, dtype: torch.dtype, last: int, **options: Any) -> Inputs:
-    weight = torch.rand(2, 3, size, size, generator=random(4))
+def fill(P: int, C: int, size: int, dtype: torch.dtype, last: int, **options: Any) -> Inputs:
+    weight = torch.rand(2, P, size, size, generator=random(4))
     weight = weight.where(weight > 0.9, 0)
-    weight[1, 2] = 0  # a tile of which nothing is known
+    weight[1, 2:] = 0  # a tile of which nothing is known
     known = (weight > 1e-3)[:, :, None]
-    atlas = features(2, 3, C, size, size, dtype=dtype, last=last)
+    atlas = features(2, P, C, size, size, dtype=dtype, last=last)
     return {"atlas": atlas * known, "weight": weight, **options}
 
 
@@ -199,9 +199,9 @@ CALLS = [
     _call("uv_raster", "coarse tiles", "image", raster, 5, 6),
     _call("uv_gather", "contiguous", "atlas uv", gather, f32, 0, 5),
     _call("uv_gather", "channels last", "atlas uv", gather, bf16, 2, 18),
-    _call("push_pull", "everywhere", "atlas", fill, 13, 5, f32, 0),
-    _call("push_pull", "near, channels last", "atlas", fill, 22, 5, f16, 2, radius=3),
-    _call("push_pull", "beyond shared memory", "atlas", fill, 301, 1, f64, 0),
+    _call("push_pull", "everywhere", "atlas", fill, 3, 5, 13, f32, 0),
+    _call("push_pull", "near, channels last", "atlas", fill, 3, 5, 22, f16, 2, radius=3),
+    _call("push_pull", "beyond shared memory", "atlas", fill, 1, 1, 301, f64, 0),
     _call("capsule_mask", "bits", "", capsules),
     _call("capsule_mask", "bool", "", capsules, packed=False),
     _call("capsule_mask", "soft", "start end radius", capsules, **SOFT),

@@ -88,13 +88,19 @@ class Events:
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = left
 
+    def pytest_collectreport(self, report: Any) -> None:
+        """A file that cannot be imported, or is left out as a whole."""
+        if not report.passed:
+            self.pytest_runtest_logreport(report)
+
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.write(start=nodeid)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.when != "call" and report.passed:
+        if report.passed and report.when != "call":
             return
-        line = {"test": report.nodeid, "outcome": report.outcome, "seconds": report.duration}
+        seconds = getattr(report, "duration", 0.0)
+        line = {"test": report.nodeid, "outcome": report.outcome, "seconds": seconds}
         if report.skipped and isinstance(report.longrepr, tuple):
             line["why"] = report.longrepr[2].removeprefix("Skipped: ")
         elif report.failed:
@@ -140,7 +146,12 @@ def run(
 
     def start(i: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "pytest", "-p", "shard", "-p", "no:cacheprovider", "-q"]
-        command += [f"--shard={i}/{shards}", f"--events={events[i]}", *arguments]
+        command += [
+            "--continue-on-collection-errors",
+            f"--shard={i}/{shards}",
+            f"--events={events[i]}",
+            *arguments,
+        ]
         with open(folder / f"shard-{i}.log", "ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
@@ -179,6 +190,7 @@ def summary(events: Sequence[Path], *, running: bool = True) -> dict[str, Any]:
     """Outcomes counted, what failed and why, reasons of skips. running: a test without an outcome
     may still get one."""
     selected, seconds = 0, {}
+    started: set[str] = set()
     outcomes: dict[str, str] = {}
     why: dict[str, str] = {}
     for path in events:
@@ -193,12 +205,13 @@ def summary(events: Sequence[Path], *, running: bool = True) -> dict[str, Any]:
                 if outcomes.get(name) != "failed":  # its teardown may follow
                     outcomes[name] = line["outcome"]
                     why[name] = line.get("why", "")
+        started.update(begun)
         still = begun[-1:] if running else []
         for name in begun:
             if name not in outcomes and name not in still:
                 outcomes[name], why[name] = "failed", "crashed its process, or was stopped in it"
     counts = Counter(outcomes.values())
-    counts["not run"] = max(0, selected - len(outcomes))
+    counts["not run"] = max(0, selected - len(started))
     slowest = sorted(seconds.items(), key=lambda item: -item[1])[:5]
     reasons = Counter(why[name] for name, outcome in outcomes.items() if outcome == "skipped")
     return {
