@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 DEVICES = {"_C_cuda": ("cuda", "cuda"), "_C_cpu": ("cpu", "cpp")}  # device, backend
 
 
@@ -39,7 +40,7 @@ def check(library: Path, *, kind: str = "_C_cuda", seconds: float = 120) -> dict
     with tempfile.TemporaryDirectory(prefix="pose_kernels_abi_") as name:
         copy = Path(name, "pose_kernels")
         ours = shutil.ignore_patterns("*.so", "_build_info.json", "__pycache__")
-        shutil.copytree(ROOT / "pose_kernels", copy, ignore=ours)
+        shutil.copytree(package(), copy, ignore=ours)
         (copy / f"{kind}.abi3.so").write_bytes(content)
         command = [sys.executable, __file__, str(copy / f"{kind}.abi3.so"), "--worker", kind]
         environment = {k: v for k, v in os.environ.items() if k != "POSE_KERNELS_BACKEND"}
@@ -53,6 +54,13 @@ def check(library: Path, *, kind: str = "_C_cuda", seconds: float = 120) -> dict
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
         why = f"exit status {done.returncode}: {last}"
         return {**found, "outcome": "failed", "why": why, "output": done.stderr[-3000:]}
+
+
+def package() -> Path:
+    """The folder of the package: of this checkout, or of an installation beside unpacked tests."""
+    spec = importlib.util.find_spec("pose_kernels")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def _build_info(library: Path) -> dict[str, Any]:
@@ -70,9 +78,8 @@ def worker(library: str, kind: str) -> dict[str, Any]:
     import pose_kernels as pk
 
     device, backend = DEVICES[kind]
-    package = Path(pk.__file__).parent
-    if package != Path(library).parent:
-        return {"outcome": "failed", "why": f"imported {package}, not the copy"}
+    if Path(pk.__file__).parent != Path(library).parent:
+        return {"outcome": "failed", "why": f"imported {pk.__file__}, not the copy"}
     found: dict[str, Any] = {"torch": torch.__version__, "python": sys.version.split()[0]}
     if backend in pk.backends.unavailable:
         return {**found, "outcome": "failed", "why": pk.backends.unavailable[backend]}

@@ -143,6 +143,12 @@ def doctor(record: Record, options: argparse.Namespace) -> None:
 
 def contract(backend: str) -> Callable[[Record, argparse.Namespace], None]:
     def stage(record: Record, options: argparse.Namespace) -> None:
+        code = (
+            f"from pose_kernels import backends; print(backends.unavailable.get({backend!r}, ''))"
+        )
+        why = record.run([sys.executable, "-c", code]).stdout.strip()
+        if why:  # or the tests would run on what is chosen in its place
+            return record.update(outcome="failed", why=f"no backend {backend}: {why}")
         arguments = ["--gpu", backend, "--tb=short", *files_about(backend)]
         tests(record, options, arguments, {"POSE_KERNELS_BACKEND": backend})
 
@@ -155,10 +161,11 @@ def files_about(backend: str) -> list[str]:
     about = re.compile(r"\b(place|device)\b|\bContract\b")
     others = "cuda_ triton gpu build import cli docs".split()
     if backend == "triton":
-        names = {path.stem for path in (ROOT / "pose_kernels/ops").glob("[a-z]*.py")}
-        others += sorted(
-            names - {path.stem for path in (ROOT / "pose_kernels/triton").glob("*.py")}
-        )
+        import abi_check
+
+        ops, kernels = (abi_check.package() / folder for folder in ("ops", "triton"))
+        names = {path.stem for path in ops.glob("[a-z]*.py")}
+        others += sorted(names - {path.stem for path in kernels.glob("*.py")})
     other = re.compile(f"test_({'|'.join(others)})")
     return [
         str(path.relative_to(ROOT))
