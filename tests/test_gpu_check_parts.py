@@ -124,12 +124,17 @@ def test_what_the_sanitizer_says(text, status, outcome, errors, why):
 
 @pytest.fixture
 def sanitizer(tmp_path, monkeypatch):
-    """A compute-sanitizer that runs nothing: racecheck finds an error, synccheck takes forever."""
+    """A compute-sanitizer that runs nothing: racecheck finds an error, synccheck takes forever, and
+    to memcheck uv_gather costs the GPU."""
     script = tmp_path / "bin" / "compute-sanitizer"
     script.parent.mkdir()
     script.write_text(
         "#!/bin/sh\n"
         'case "$2" in\n'
+        "  memcheck) for each; do last=$each; done\n"
+        "    echo heatmap plane; [ $last = triton ] && exit 0\n"
+        "    [ $last = cuda ] && { echo uv_gather x; echo '========= Invalid _kernel'; exit 99; }\n"
+        "    echo $last later ;;\n"
         "  racecheck) echo '========= Error: Race at pose_kernels'; exit 99 ;;\n"
         "  synccheck) exec sleep 60 ;;\n"
         f'esac\necho "$*"; echo "{CLEAN}"\n'
@@ -145,9 +150,12 @@ def test_sanitizer_stage(sanitizer, tmp_path):
     assert sanitizer_runs.find() == str(sanitizer)
     record = gpu_stages.Record(tmp_path / "record.json", gpu_stages.MARGIN_S + 1)
     sanitizer_runs.stage(record)
-    outcomes = {name: run["outcome"] for name, run in record.content["runs"].items()}
-    right = dict.fromkeys(sanitizer_runs.RUNS, "passed")
-    assert outcomes == right | {"racecheck": "failed", "synccheck": "failed"}
+    runs = record.content["runs"]
+    outcomes = {name: run["outcome"] for name, run in runs.items()}
+    right = dict.fromkeys(sanitizer_runs.RUNS, "failed")
+    assert outcomes == right | {"initcheck": "passed", "memcheck, triton": "passed"}
+    assert runs["memcheck"]["why"] == "0 errors, first in uv_gather x"
+    assert [runs[name]["starts"] for name in ("memcheck", "racecheck")] == [2, 1]
     assert json.loads(record.path.read_text())["outcome"] == "failed"
     assert "synccheck: out of time after: nothing" in record.content["why"]
 

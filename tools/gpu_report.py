@@ -70,7 +70,7 @@ def _gist(result: dict[str, Any]) -> str:
         told.append(f"sm_{result['architecture'].replace('.', '')}, {result['jobs']} jobs")
     if "ran" in result:
         told.append(
-            f"{result['library']} built with torch {result['built_with_torch']} ran {result['ran']}"
+            f"{result['library']} (of torch {result['built_with_torch']}) ran {result['ran']}"
         )
     return "; ".join(told)
 

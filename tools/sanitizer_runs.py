@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,47 +79,76 @@ def _accuses(line: str) -> bool:
     return bool(re.match(words, line))
 
 
-def stage(record: Any, runs: dict[str, tuple[str, list[str]]] = RUNS) -> None:
-    """Fills the record of the stage of tools/gpu_check.py."""
+def left_over(text: str, ops: Sequence[str]) -> list[str]:
+    """The ops that a run did not come to: after an invalid access the process has no GPU."""
+    words = [line.split()[0] for line in text.splitlines() if line.strip()]
+    called = [word for word in words if word in ops]
+    if re.search(r"^\d+ calls on .*: done$", text, re.MULTILINE):
+        return []
+    return list(ops[ops.index(called[-1]) + 1 :]) if called else []
+
+
+def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the runs of one tool found together."""
+    whole = {**parts[0], "starts": len(parts), "errors": sum(part["errors"] for part in parts)}
+    whole["seconds"] = max(part["seconds"] for part in parts)  # since the first began
+    if any(part["outcome"] == "failed" for part in parts):
+        whole["outcome"] = "failed"
+    for key, between in (("why", "; "), ("output", "\n")):
+        if told := [part[key] for part in parts if part.get(key)]:
+            whole[key] = between.join(told)
+    return whole
+
+
+def stage(
+    record: Any,
+    runs: dict[str, tuple[str, list[str]]] = RUNS,
+    ops: dict[str, list[str]] | None = None,
+) -> None:
+    """Fills the record of the stage of tools/gpu_check.py. ops: by backend, in their order."""
     found = find()
     if found is None:
         where = "on PATH, in CUDA_HOME, beside nvcc or in /usr/local/cuda"
         record.update(outcome="skipped", why=f"there is no compute-sanitizer {where}")
         return
+    if ops is None:
+        from op_calls import chosen
+
+        ops = {name: list(dict.fromkeys(c.op for c in chosen(name))) for name in ("cuda", "triton")}
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # a block per tensor
-    results: dict[str, dict[str, Any]] = {}
+    parts: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
+    begun = time.monotonic()
+    seconds = record.left
     with tempfile.TemporaryDirectory(prefix="pose_kernels_sanitizer_") as folder:
-        logs = {name: Path(folder, f"{i}.log") for i, name in enumerate(runs)}
-        running = {}
-        for name, (tool, arguments) in runs.items():
-            command = [
-                found,
-                "--tool",
-                tool,
-                "--error-exitcode",
-                str(ERRORS),
-                "--print-limit",
-                "20",
-            ]
-            command += [sys.executable, str(TOOLS / "sanitize.py"), *arguments]
+        logs: dict[str, Path] = {}
+
+        def start(name: str, rest: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+            tool, arguments = runs[name]
+            command = [found, "--tool", tool, "--error-exitcode", str(ERRORS)]
+            command += ["--print-limit", "20", sys.executable, str(TOOLS / "sanitize.py")]
+            command += [*arguments, *(word for op in rest for word in ("--op", op))]
+            logs[name] = Path(folder, f"{list(runs).index(name)}-{len(parts[name])}.log")
             with open(logs[name], "w") as log:
-                running[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        start = time.monotonic()
-        left = record.left
+                return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+        running = {name: start(name) for name in runs}
         while running:
+            time.sleep(0.1)
             for name, process in list(running.items()):
-                status = process.poll()
-                seconds = time.monotonic() - start
-                if status is None and seconds < left:
+                status, passed = process.poll(), time.monotonic() - begun
+                if status is None and passed < seconds:
                     continue
                 if status is None:
                     process.kill()
                     process.wait()
-                results[name] = read(logs[name].read_text(errors="replace"), status)
-                results[name]["seconds"] = round(seconds, 1)
+                text = logs[name].read_text(errors="replace")
+                parts[name].append({**read(text, status), "seconds": round(passed, 1)})
                 del running[name]
-                record.update(runs=results)
-            time.sleep(0.1)
+                rest = left_over(text, ops[runs[name][1][1]]) if status else []
+                if rest:
+                    running[name] = start(name, rest)
+                record.update(runs={name: joined(done) for name, done in parts.items() if done})
+    results = record.content["runs"]
     failed = [f"{name}: {r['why']}" for name, r in results.items() if r["outcome"] == "failed"]
     if failed:
         record.update(outcome="failed", why="; ".join(failed))
