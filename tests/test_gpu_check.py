@@ -157,6 +157,8 @@ if stage == "dies":
     record.write_text(json.dumps({"found": 3}))
     print("last words", flush=True)
     os.abort()
+if stage == "tells":
+    record.write_text(json.dumps({"outcome": "passed", "output": "in " + sys.argv[6]}))
 if stage == "fine":
     record.write_text(json.dumps({"outcome": "passed"}))
 if stage == "half":
@@ -170,8 +172,8 @@ def test_stages_end_as_they_do(tmp_path, monkeypatch):
     script.write_text(SCRIPT)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
-    def run(name, seconds=20.0):
-        found = gpu_check.run_stage(name, seconds, script=script)
+    def run(name, seconds=20.0, extra=()):
+        found = gpu_check.run_stage(name, seconds, extra, script=script)
         assert found.pop("seconds") < seconds + 1
         return found
 
@@ -179,6 +181,8 @@ def test_stages_end_as_they_do(tmp_path, monkeypatch):
     slow = run("slow", 0.6)
     assert slow == {"found": 3, "outcome": "failed", "why": "stopped after 1 s", "log": ""}
     assert run("fine") == {"outcome": "passed"}
+    told = run("tells", extra=[str(ROOT / "tools")])["output"]
+    assert told == "in ./tools", "paths of the machine are left out"
     dead = run("dies")
     assert (dead["found"], dead["outcome"]) == (3, "failed")
     assert (dead["why"], dead["log"]) == ("its process died of SIGABRT", "last words\n")

@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             gpu_report.write(target, content)
             result = run_stage(name, seconds, extra)
         content["stages"][name] = result
+        content["stages"] = {n: content["stages"][n] for n in STAGES if n in content["stages"]}
         gpu_report.write(target, content)
         print(f"{name}: {gpu_report.line(result)}", flush=True)
     print(f"wrote {target} and {target.with_suffix('.md').name}")
@@ -140,11 +141,11 @@ def run_stage(
         finally:
             end_group(process)
         try:
-            found = json.loads(record.read_text())
+            found = json.loads(without_paths(record.read_text()))
         except (OSError, ValueError):
             found = {}
         found["seconds"] = round(time.monotonic() - start, 1)
-        tail = log.read_text(errors="replace")[-2000:]
+        tail = without_paths(log.read_text(errors="replace"))[-2000:]
     if status is None:
         found |= {"outcome": "failed", "why": f"stopped after {seconds:.0f} s", "log": tail}
     elif status or "outcome" not in found:
@@ -152,6 +153,12 @@ def run_stage(
         found.setdefault("why", f"its process {ending(status)}")
         found["log"] = tail
     return found
+
+
+def without_paths(text: str) -> str:
+    """Where the checkout and its environment lie on that machine is nobody's business."""
+    text = text.replace(str(ROOT), ".")
+    return text.replace(sys.prefix, "(python)") if sys.prefix != sys.base_prefix else text
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
