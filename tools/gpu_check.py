@@ -94,7 +94,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", metavar="STAGE", choices=list(STAGES), help="these stages, in order")
     add("--list", action="store_true", help="the stages, and how long each may take")
     add("--budget-s", type=float, default=570, metavar="S", help="seconds in all; 570 unless told")
-    add("--out", type=Path, default=RESULTS, metavar="DIR", help="benchmarks/results unless told")
+    add(
+        "--out",
+        type=lambda name: Path(name).resolve(),
+        default=RESULTS,
+        metavar="DIR",
+        help="benchmarks/results unless told",
+    )
     add("--commit", help="the name in the results, where there is no git to ask")
     add("--library", type=Path, metavar="FILE", help="a _C_cuda.abi3.so built elsewhere")
     add("--shards", type=int, metavar="N", help="processes for the tests; one a core unless told")

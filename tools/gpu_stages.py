@@ -192,7 +192,8 @@ def tests(
     """pytest in so many processes; what fails is named, what crashes costs one test."""
     import shard
 
-    environment = {**os.environ, **environment}
+    # Inductor would start a process per core, for each of ours.
+    environment = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "1", **environment}
     if importlib.util.find_spec("hypothesis") is None:
         paths = [str(TOOLS / "stand_ins"), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
