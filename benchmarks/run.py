@@ -190,11 +190,15 @@ def measure(
         ready[provider.name] = row
         row.peak_bytes, row.result_bytes = found.get(_key(op, case, provider), (None, None))
         if options.device == "cuda":
-            with provider.active():
-                call = registry.workload(module, case, provider, tensors)
-                row.result_bytes = memory.size_of(call())
-                row.peak_bytes = memory.peak(call, "cuda")
-            _fill(row, cuda_timing(module, case, provider, tensors, rounds, cold))
+            try:
+                with provider.active():
+                    call = registry.workload(module, case, provider, tensors)
+                    row.result_bytes = memory.size_of(call())
+                    row.peak_bytes = memory.peak(call, "cuda")
+                _fill(row, cuda_timing(module, case, provider, tensors, rounds, cold))
+            except RuntimeError as error:  # a capture that fails, memory that is not there
+                row.refused = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                say(f"    {provider.name}: {row.refused}")
         else:
             call = registry.workload(module, case, provider, tensors)
             calls.append(timing.Contender(provider.name, call, provider.active))
