@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
 CPLUSPLUS := find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: help demo test lint bench check-cuda check-release build clean
+.PHONY: help demo test lint bench page check-cuda check-release build clean
 .NOTPARALLEL:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo 'make bench          the main benchmarks, into benchmarks/results (ARGS for python -m benchmarks.run)'
 	@echo 'make check-cuda     compile every .cu for every architecture; fail on warnings and spills'
 	@echo 'make check-release  sdist, wheel, clean install, tests outside the tree, ABI audit'
+	@echo 'make page           docs/performance.md and the README table, from benchmarks/results'
 	@echo 'make clean          remove what was built (rm -rf .venv for what was installed)'
 
 demo: build
@@ -42,6 +43,9 @@ check-cuda: $(VENV)/running
 
 check-release: $(VENV)/developing
 	$(PY) tools/check_release.py $(ARGS)
+
+page: build $(VENV)/developing
+	$(PY) -m benchmarks.page $(ARGS)
 
 # Compiles what changed, and nothing else.
 build: $(VENV)/running

@@ -75,11 +75,15 @@ def measure(op: str, case: Case, session: Session) -> list[Row]:
         key = memory.key(op, case, provider)
         row.peak_bytes, row.result_bytes = session.peaks.found.get(key, (None, None))
         if session.device == "cuda":
-            with provider.active():
-                call = registry.workload(module, case, provider, tensors)
-                row.result_bytes = memory.size_of(call())
-                row.peak_bytes = memory.peak(call, "cuda")
-            _fill(row, cuda_timing(module, case, provider, tensors, session))
+            try:
+                with provider.active():
+                    call = registry.workload(module, case, provider, tensors)
+                    row.result_bytes = memory.size_of(call())
+                    row.peak_bytes = memory.peak(call, "cuda")
+                _fill(row, cuda_timing(module, case, provider, tensors, session))
+            except RuntimeError as error:  # a capture that fails, memory that is not there
+                row.refused = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                session.progress.say(f"    {provider.name}: {row.refused}")
         elif provider.kind != "earlier":
             call = registry.workload(module, case, provider, tensors)
             calls.append(timing.Contender(provider.name, call, provider.active))

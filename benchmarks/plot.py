@@ -45,21 +45,21 @@ def draw(content: dict[str, Any], target: Path) -> None:
     from matplotlib import pyplot
 
     found = ratios(content["rows"])
-    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.75 * len(found)), layout="constrained")
-    height = 0.8 / len(COLORS)
-    for i, (kind, color) in enumerate(COLORS.items()):
+    kinds = [kind for kind in COLORS if any(kind in case for case in found.values())]
+    size = (9, 1.2 + (0.15 + 0.15 * len(kinds)) * len(found))
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    height = 0.8 / max(1, len(kinds))
+    for i, kind in enumerate(kinds):
         places = [j for j, case in enumerate(found.values()) if kind in case]
-        if not places:
-            continue
         values = [case[kind] for case in found.values() if kind in case]
-        middle = [j + (i - (len(COLORS) - 1) / 2) * height for j in places]
+        middle = [j + (i - (len(kinds) - 1) / 2) * height for j in places]
         # Bars begin at 1, equal speed: those to the left are cases where ours loses.
         lengths = [value - 1 for value in values]
-        bars = axes.barh(middle, lengths, height, left=1, color=color, label=LABELS[kind])
+        bars = axes.barh(middle, lengths, height, left=1, color=COLORS[kind], label=LABELS[kind])
         axes.bar_label(bars, [f"{v:.2g}x" if v < 10 else f"{v:.0f}x" for v in values], padding=3)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    axes.margins(x=0.15)
+    axes.margins(x=0.15, y=0.01)
     axes.set_yticks(range(len(found)), [f"{op}\n{case}" for op, case in found], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("times faster than the fastest of its kind (log scale; left of 1: slower)")
@@ -68,7 +68,8 @@ def draw(content: dict[str, Any], target: Path) -> None:
     axes.set_title(title, fontsize=9)
     figure.legend(fontsize=8, loc="outside lower center", ncols=len(COLORS))
     vector = target.suffix.lower() == ".svg"
-    figure.savefig(target, dpi=150, metadata={"Date": None} if vector else None)
+    about = {"Date": None, "Description": content.get("description")}
+    figure.savefig(target, dpi=150, metadata=about if vector else None)
     pyplot.close(figure)
 
 

@@ -32,8 +32,9 @@ def of(
     """
     file = Path(inspect.getfile(contract))
     # A huge page would count as resident as soon as one byte of it is touched.
-    package = str(Path(pk.__file__).parent.parent)
-    environment = {**os.environ, "POSE_KERNELS_HUGE_PAGES": "0", "PYTHONPATH": package}
+    paths = [str(Path(pk.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "POSE_KERNELS_HUGE_PAGES": "0"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     environment |= {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed goes back at once
     arguments = [str(file.parent), file.stem, contract.__name__, case.id, backend, device]
     command = [sys.executable, __file__, *arguments]

@@ -7,6 +7,7 @@
 // its channels of the volume's gradient: no atomics, and the same bits for any number of threads.
 // Where each part reads is worked out once for all channels, chunk by chunk (part_samples.h).
 
+#include <algorithm>
 #include <memory>
 #include <type_traits>
 
@@ -305,7 +306,8 @@ void helmert_warp_backward(const HelmertWarpBackward<T>& op) {
   for (int64_t first = 0; first < op.N; first += plan.samples)
     for (int64_t c = 0; c < op.C; c += plan.width) {
       const int64_t last = first + plan.samples, width = std::min(plan.width, op.C - c);
-      const int64_t lanes = width >= 2 * kLanes ? kLanes : width >= 8 ? 8 : 4;
+      // Two pieces or more, for two threads.
+      const int64_t lanes = width >= 2 * kLanes ? kLanes : width >= 16 ? 8 : 4;
       int64_t rows = 0;
       for (int64_t n = first; n < last; ++n)
         rows += covers[n].rows;
@@ -342,6 +344,9 @@ void helmert_warp_backward(const HelmertWarpBackward<T>& op) {
                {}});
         at += cover.rows * width;
       }
+      // A chunk may hold rows of one sample only: its pieces go to different threads.
+      std::stable_sort(pieces.begin(), pieces.end(),
+                       [](const Piece<A>& a, const Piece<A>& b) { return a.c < b.c; });
       walk_samples(op, first, last, parts, pieces);
       for (const Piece<A>& piece : pieces)
         for (size_t i = 0; i < piece.transform.size(); ++i)

@@ -27,7 +27,8 @@ struct SampleRow {
   int64_t begin, end; // until it is filled, end is the most there can be
 };
 
-// The rows of samples [first, last) that any part reaches, cut into chunks of bounded memory.
+// The rows of samples [first, last) that any part reaches, cut into chunks of bounded memory; rows
+// of different samples take turns, so that threads that own samples all have something to do.
 template <class A>
 std::vector<std::vector<SampleRow>> chunk_rows(VolumeSize size, int64_t first, int64_t last,
                                                const std::vector<std::vector<Part<A>>>& parts) {
@@ -53,16 +54,26 @@ std::vector<std::vector<SampleRow>> chunk_rows(VolumeSize size, int64_t first, i
   });
   std::vector<std::vector<SampleRow>> chunks;
   int64_t filled = limit;
-  for (const auto& slab : found)
-    for (SampleRow row : slab) {
-      if (filled + row.end > limit) {
-        chunks.emplace_back();
-        filled = 0;
-      }
-      row.begin = filled;
-      filled = row.end = filled + row.end;
-      chunks.back().push_back(row);
+  const auto add = [&](SampleRow row) {
+    if (filled + row.end > limit) {
+      chunks.emplace_back();
+      filled = 0;
     }
+    row.begin = filled;
+    filled = row.end = filled + row.end;
+    chunks.back().push_back(row);
+  };
+  for (int64_t z = 0; z < size.z; ++z) {
+    bool more = true;
+    for (size_t i = 0; more; ++i) {
+      more = false;
+      for (int64_t slab = z; slab < slabs; slab += size.z)
+        if (i < found[slab].size()) {
+          add(found[slab][i]);
+          more = true;
+        }
+    }
+  }
   return chunks;
 }
 

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training-step benchmark: everybody trains the same network, and who does not is not timed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+if not (ROOT / "benchmarks" / "training.py").exists():
+    pytest.skip("the benchmarks are in a checkout, not in an install", allow_module_level=True)
+sys.path.append(str(ROOT))  # at the end: an installed pose_kernels stays the one that is tested
+
+from benchmarks import streams, timing, training  # noqa: E402
+
+SMALL = ["--size", "small", "--steps", "1"]
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    monkeypatch.setattr(timing, "BLOCK_S", 0.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_rows_are_written_and_losses_agree(tmp_path, capsys):
+    target = tmp_path / "steps.json"
+    assert training.main([*SMALL, "--no-memory", "--threads", "1", "--json", str(target)]) == 0
+    content = json.loads(target.read_text())
+    assert content["complete"] and content["threads"] == 1 and content["allocator"] == "default"
+    kinds = [(row["op"], row["kind"]) for row in content["rows"]]
+    assert kinds == [
+        (f"training {stream}", kind)
+        for stream in ("surface", "volume")
+        for kind in ("ours", "eager", "smart")
+    ]
+    for row in content["rows"]:
+        assert row["refused"] is None and row["direction"] == "step"
+        assert 0 < row["low_ms"] <= row["median_ms"] <= row["high_ms"]
+        first, later = (float(word) for word in row["note"].split(", after 3 steps "))
+        assert later < first  # it learns
+    printed = capsys.readouterr().out
+    assert printed.count("| surface, B2") == 3 and printed.count("| volume, B2") == 3
+
+
+@pytest.fixture(scope="module")
+def losses_of_ours():
+    """By stream."""
+    options, torch_threads = training.parse(SMALL), torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = {
+        name: training.losses(name, sizes["small"].makers("cpu")[0], options)
+        for name, sizes in streams.STREAMS.items()
+    }
+    torch.set_num_threads(torch_threads)
+    return found
+
+
+@pytest.mark.parametrize(
+    "stream, change",
+    [
+        ("surface", lambda ops: ops._replace(gather=lambda a, *t: ops.gather(a.flip(-1), *t))),
+        ("surface", lambda ops: ops._replace(fill=lambda a, w: a)),
+        ("surface", lambda ops: ops._replace(splat=lambda x, *t: ops.splat(x.detach(), *t))),
+        ("volume", lambda ops: ops._replace(warp=lambda v, m, t: ops.warp(v.detach(), m, t))),
+        ("volume", lambda ops: ops._replace(fit=lambda a, b, w: ops.fit(b, a, w))),
+        ("volume", lambda ops: ops._replace(mask=lambda p, size: ops.mask(p, size) & ~2)),
+    ],
+    ids=["mirrored", "holes", "detached splat", "detached warp", "inverse fits", "no head"],
+)
+def test_another_network_disagrees(stream, change, losses_of_ours):
+    _, _, smart = streams.STREAMS[stream]["small"].makers("cpu")
+    wrong = smart._replace(ops=change(smart.ops))
+    found = training.losses(stream, wrong, training.parse(SMALL))
+    reason = training.disagreement(found, losses_of_ours[stream])
+    assert reason is not None and "loss is" in reason
+
+
+def test_who_disagrees_is_not_timed(monkeypatch, capsys):
+    problem = streams.STREAMS["surface"]["small"]
+    ours, _, smart = problem.makers("cpu")
+
+    def fails(*tensors):
+        raise RuntimeError("out of memory\nand more")
+
+    half = smart._replace(name="half", ops=smart.ops._replace(fill=lambda a, w: a / 2))
+    broken = smart._replace(name="broken", ops=smart.ops._replace(gather=fails))
+    monkeypatch.setattr(type(problem), "makers", lambda self, device: [ours, half, broken])
+    assert training.main([*SMALL, "--no-memory", "--threads", "1", "--stream", "surface"]) == 1
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| surface")]
+    assert "not timed" not in rows[0] and "| 1 | -" in rows[0]
+    assert "half | not timed: its first loss is" in rows[1]
+    assert "broken | not timed: RuntimeError: out of memory |" in rows[2]
+
+
+def test_small_networks_are_no_results(capsys):
+    with pytest.raises(SystemExit):
+        training.main([*SMALL, "--out"])
+    assert "results are of the default size" in capsys.readouterr().err
+
+
+def test_peak_memory_of_a_step(capsys):
+    assert training.main([*SMALL, "--peak-of", "surface", "eager"]) == 0
+    peak = json.loads(capsys.readouterr().out)
+    assert peak is None or 0 <= peak < 200 << 20
