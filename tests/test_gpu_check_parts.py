@@ -219,11 +219,15 @@ def test_results_of_several_runs_are_one():
 
 
 def test_benchmarks_in_groups(tmp_path, monkeypatch):
-    """The second group dies, the third times nothing of ours, the last takes too long."""
+    """The second group dies, the third times nothing of ours, the last takes too long: what it has
+    measured counts."""
     contents = {"a": result("uv_splat"), "c": result("heatmap", refused="it differs")}
+    half = json.dumps(result("flow_warp") | {"complete": False})
 
     def command(ops, target, device):
-        code = {"b": "raise SystemExit('no memory')", "d": "import time; time.sleep(60)"}
+        partial = target.with_name(f"{target.stem}.partial.json")
+        hangs = f"open({str(partial)!r}, 'w').write({half!r}); import time; time.sleep(60)"
+        code = {"b": "raise SystemExit('no memory')", "d": hangs}
         write = f"open({str(target)!r}, 'w').write({json.dumps(contents.get(ops[0]))!r})"
         return [sys.executable, "-c", code.get(ops[0], write)]
 
@@ -233,7 +237,9 @@ def test_benchmarks_in_groups(tmp_path, monkeypatch):
     begun = time.monotonic()
     gpu_benchmarks.stage(record, target, groups=[("a",), ("b",), ("c",), ("d",)])
     assert time.monotonic() - begun < 10
-    assert [row["op"] for row in json.loads(target.read_text())["rows"]] == ["uv_splat", "heatmap"]
+    whole = json.loads(target.read_text())
+    assert [row["op"] for row in whole["rows"]] == ["uv_splat", "heatmap", "flow_warp"]
+    assert whole["complete"] is True
     assert record.content["outcome"] == "failed"
     assert record.content["failed_groups"] == ["b: exit status 1 no memory", "d: out of time,"]
     assert "heatmap ours, cuda: it differs" in record.content["why"]

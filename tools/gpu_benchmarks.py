@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks on a GPU, in groups of ops: one that dies or takes too long costs only itself.
+"""The benchmarks on a GPU, in groups of ops: one that dies or takes too long costs no other, and
+of itself only the cases that are not done.
 
 Writes the rows of all groups into one file of the form that ``python -m benchmarks.run --json``
 writes, so that benchmarks/plot.py and report.py read it.
@@ -37,7 +38,13 @@ def merged(contents: list[dict[str, Any]]) -> dict[str, Any]:
         best[row["megabytes"]] = {key: max(row[key], kept[key]) for key in row}
     commands = "; ".join(content["command"] for content in contents)
     rows = [row for content in contents for row in content["rows"]]
-    return {**contents[0], "command": commands, "ceiling": list(best.values()), "rows": rows}
+    whole = {"command": commands, "complete": True, "ceiling": list(best.values()), "rows": rows}
+    return {**contents[0], **whole}
+
+
+def unfinished(target: Path) -> Path:
+    """What benchmarks.run writes while it runs."""
+    return target.with_name(f"{target.stem}.partial{target.suffix}")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -61,9 +68,10 @@ def stage(record: Any, target: Path | None, device: str = "cuda", groups: Any = 
                 output, why = done.stdout, f"exit status {done.returncode}"
             except subprocess.TimeoutExpired as stopped:
                 output, why = (stopped.stdout or b"").decode(errors="replace"), "out of time,"
-            if file.exists():
-                contents.append(json.loads(file.read_text()))
-            else:
+            written = [path for path in (file, unfinished(file)) if path.exists()]
+            if written:
+                contents.append(json.loads(written[0].read_text()))
+            if not file.exists():
                 last = [line for line in output.splitlines() if line.strip()][-1:]
                 failed.append(f"{', '.join(ops)}: {why} {' '.join(last)}".strip())
                 record.update(output=output[-3000:])
