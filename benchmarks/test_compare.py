@@ -2,6 +2,7 @@
 """--compare: another revision in a process of its own, on the clock beside this one."""
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -147,33 +148,50 @@ def test_no_such_revision(repository, capsys, ref, reason):
     assert reason in capsys.readouterr().err
 
 
-DIES = """
+ANOTHER = """
 import os
+import torch
 from contextlib import nullcontext
+
 use_backend = nullcontext
 class backends:
-    unavailable = {}
-    chosen = staticmethod(lambda op, device: "cpp")
-def heatmap(*arguments, **options):
+    unavailable = {"cpp": "there is none"}
+    chosen = staticmethod(lambda op, device: "reference")
+
+def heatmap(points, size, sigma, stride):
+    axes = [torch.arange(n, dtype=points.dtype) for n in size]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1) * stride
+    centers = points[(slice(None), slice(None), *[None] * len(size))]
+    return torch.exp(-(grid - centers).pow(2).sum(-1) / (2 * sigma**2))
+
+def helmert_fit(*arguments):
     os._exit(3)
 """
 
 
-def test_a_revision_that_dies_is_a_row(repository, monkeypatch, tmp_path):
-    """So is an op that it does not have; ours is timed all the same."""
-    repository({"pose_kernels/__init__.py": DIES, "setup.py": ""})
-    for op in ("heatmap", "helmert_fit"):
-        only_ours(monkeypatch, op, registry.load(op).CASES[0])
+def test_another_revision_on_the_clock(repository, monkeypatch, tmp_path, capsys):
+    """One op that it has, one under which it dies, one that it lacks: of each a row."""
+    repository({"pose_kernels/__init__.py": ANOTHER, "setup.py": ""})
+    ops = {"heatmap": "both", "helmert_fit": "forward", "mesh_raster": "forward"}
+    words = list(WORDS)
+    for op, direction in ops.items():
+        case = next(c for c in registry.load(op).CASES if c.direction == direction)
+        only_ours(monkeypatch, op, case)
+        words += ["--op", op]
     target = tmp_path / "result.json"
-    words = [*WORDS, "--op", "heatmap", "--op", "helmert_fit", "--json", str(target)]
-    assert run.main([*words, "--compare", "HEAD"]) == 0
-    rows = json.loads(target.read_text())["rows"]
-    refused = {row["op"]: row["refused"] for row in rows if row["kind"] == "earlier"}
-    assert refused["heatmap"].endswith("ended with 3")
-    assert refused["helmert_fit"] == "that revision has no helmert_fit"
-    assert all(row["median_ms"] > 0 for row in rows if row["kind"] == "ours")
+    assert run.main([*words, "--json", str(target), "--compare", "HEAD"]) == 0
+    content = json.loads(target.read_text())
+    name = content["compared"]["commit"]
+    heatmap, fit, mesh = (row for row in content["rows"] if row["kind"] == "earlier")
+    assert heatmap["refused"] is None and heatmap["samples"] > 0 < heatmap["median_ms"]
+    assert (heatmap["provider"], heatmap["note"]) == (name, "runs on its backend 'reference'")
+    assert fit["refused"] == f"the process of {name} ended with 3"
+    assert mesh["refused"] == "that revision has no mesh_raster"
+    assert all(row["median_ms"] > 0 for row in content["rows"] if row["kind"] == "ours")
+    assert f"over {name}" in capsys.readouterr().out
 
 
+@pytest.mark.skipif("POSE_KERNELS_SLOW_TESTS" not in os.environ, reason="compiles what differs")
 def test_the_last_commit_beside_the_working_tree(temporary, monkeypatch, tmp_path, capsys):
     inside = subprocess.run(["git", "rev-parse", "HEAD"], cwd=revision.ROOT, capture_output=True)
     if inside.returncode != 0:
