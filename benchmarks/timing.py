@@ -2,9 +2,10 @@
 """The clock: providers take turns, and samples taken while others used the machine are set aside.
 
 CPU. In every round each provider runs one block of calls, so that ratios come from the same
-minutes. Before a block the clock waits until the rest of the machine uses less than 3 % of it
-(for a while: WAIT_S), and a block during which it used more than 6 % is not counted, unless there
-are no others; then the row is marked noisy. A call's result is freed on the clock, as in a loop.
+minutes. Before a block the clock waits until the rest of the machine uses less than 3 % of it (for
+a while: WAIT_S; not at all where the last block had such quiet), and a block during which it used
+more than 6 % is not counted, unless there are no others; then the row is marked noisy. A call's
+result is freed on the clock, as in a loop.
 What takes seconds a call gets fewer samples (LIMIT_S), in the extreme one: the row says how many.
 A block begins with a call off the clock: memory that a virtual machine has had free for seconds
 may have gone back to its host (free page reporting), and who touches it next waits for it.
@@ -147,6 +148,7 @@ def interleave(
     def quiet(name: str) -> list[Block]:
         return [block for block in blocks[name] if block.foreign <= NOISY]
 
+    last = 1.0  # share of others: as if they were busy
     for _ in range(2 * rounds):
         waiting = [
             c
@@ -156,13 +158,15 @@ def interleave(
         if not waiting:
             break
         for contender in waiting:
-            spare -= wait_for_quiet(load, min(patience, spare))
+            if last >= QUIET:
+                spare -= wait_for_quiet(load, min(patience, spare))
             with contender.active():
                 if most[contender.name] > wanted[contender.name]:
                     contender.seconds(1)
                 load.look()
                 timed = contender.seconds(calls[contender.name], before)
-                blocks[contender.name].append(Block(timed, load.look()))
+                last = load.look()
+                blocks[contender.name].append(Block(timed, last))
     return {c.name: _summary(blocks[c.name], quiet(c.name), wanted[c.name]) for c in contenders}
 
 
