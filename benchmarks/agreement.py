@@ -5,6 +5,8 @@
 2. The run: at full size in the case's dtype, outputs and the gradient of the features. The
    gradient of uv is left to the first check: for a texel hit once it is a difference of equal
    numbers, rounding noise times S.
+   Where pk.reference would take minutes at that size, or is itself among the providers, one of
+   them is what the others are held against: `specification` in registry.py.
 
 Both compare sums over the whole tensor, sum |a - b| <= tolerance * sum |b|: the question is
 whether the same thing is computed, element by element is what the tests do.
