@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ _OLDEST_TORCH = (2, 10)  # of the stable ABI that the compiled libraries target
 unavailable: dict[str, str] = {}
 _current = "auto"
 _override: torch.library.Library | None = None
+_lock = threading.RLock()  # of the three around it: threads may enter and leave blocks at once
+_outside = "auto"  # the backend outside of all blocks
+_blocks: list[list[str]] = []  # those of use_backend that some thread is in, the last entered last
 
 
 def build_info() -> dict[str, Any]:
@@ -156,8 +160,9 @@ def use_backend(backend: str) -> Iterator[None]:
         CUDA tensors), "triton" (CUDA tensors) or "reference" (pure PyTorch, any device). A
         backend decides for its own device; tensors elsewhere keep the automatic choice.
 
-    The choice is one per process, not per thread. The environment variable
-    ``POSE_KERNELS_BACKEND`` sets the initial one.
+    The choice is one per process, not per thread: of the blocks that threads are in, the one
+    entered last decides. Enter and leave blocks while no other thread runs an op: PyTorch exchanges
+    kernels without a lock. The environment variable ``POSE_KERNELS_BACKEND`` sets the initial one.
 
     Raises ValueError when the backend is unknown or not available; the message says why.
     """
@@ -167,12 +172,19 @@ def use_backend(backend: str) -> Iterator[None]:
         _import_triton()
     if backend in unavailable:
         raise ValueError(f"backend {backend!r} is not available: {unavailable[backend]}")
-    previous = _current
-    _switch(backend)
+    global _outside
+    block = [backend]
+    with _lock:
+        if not _blocks:
+            _outside = _current
+        _switch(backend)
+        _blocks.append(block)
     try:
         yield
     finally:
-        _switch(previous)
+        with _lock:  # another thread may have entered later and left earlier, or the reverse
+            _blocks[:] = [other for other in _blocks if other is not block]
+            _switch(_blocks[-1][0] if _blocks else _outside)
 
 
 def current() -> str:

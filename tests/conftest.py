@@ -18,7 +18,7 @@ import torch
 import pose_kernels as pk
 
 pytest.register_assert_rewrite(
-    "cases", "contract", "contract_gradients", "contract_modes", "surface", "volume"
+    "adversary", "cases", "contract", "contract_gradients", "contract_modes", "surface", "volume"
 )
 
 # What a complete run exercises, in the order of the closing line.

@@ -77,6 +77,18 @@ def test_blocks_nest_and_an_exception_leaves_none_behind():
     assert torch.equal(splat(), before)
 
 
+def test_blocks_of_two_threads_that_overlap_leave_nothing_behind():
+    """Entered one after the other and left in the same order, as no single thread could."""
+    first, second = pk.use_backend("reference"), pk.use_backend("auto")
+    first.__enter__()
+    second.__enter__()
+    assert backends.current() == "auto"
+    first.__exit__(None, None, None)
+    assert backends.current() == "auto"
+    second.__exit__(None, None, None)
+    assert backends.current() == "auto"
+
+
 def test_a_failed_switch_changes_nothing(monkeypatch):
     """A backend that turns out to be broken when it is first used leaves the old one in force."""
 

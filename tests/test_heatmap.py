@@ -353,7 +353,13 @@ def test_the_reference_takes_the_same_arguments(kind):
     assert torch.equal(reference_maps(cleaned, (9, 31), 6.0, (4, 0.7), kind), expected)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=40,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(
     st.builds(
         lambda N, J, size, sigma, strides, seed: Problem(

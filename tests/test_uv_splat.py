@@ -7,7 +7,7 @@ import functools
 
 import pytest
 import torch
-from cases import DTYPES, INF, NAN, Case, Inputs, features, geometry, move
+from cases import DTYPES, INF, NAN, Case, Inputs, channels_last, features, geometry, move
 from contract import Contract
 from contract_modes import Modes
 from hypothesis import strategies as st
@@ -186,6 +186,22 @@ def test_a_texel_at_the_threshold_is_invisible_in_both_directions(place, min_wei
     assert grad_uv.abs().max() == 0  # all four texels have the pixel's color
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_what_lands_on_an_invisible_texel_never_shows(place, value, last):
+    """Color 0, not 0 times NaN, beside texels that another pixel makes visible."""
+    image = torch.tensor([3.0, value]).view(1, 1, 1, 2).expand(1, 5, 1, 2).to(place.device)
+    image = channels_last(image) if last else image.contiguous()
+    part = torch.ones(1, 1, 2, dtype=torch.int64, device=place.device)
+    # Texels (0, 0) and (0, 1) have a pixel between them, the four at the other end a quarter each.
+    uv = torch.tensor([[[[0.125, 0.875]], [[1.0, 0.125]]]], device=place.device)
+    atlas, weight = pk.uv_splat(image, part, uv, num_parts=1, size=5, min_weight=0.3)
+    assert (weight > 0).sum() == 6 and (weight > 0.3).sum() == 2
+    expected = torch.zeros(5, 5, 5, device=place.device)
+    expected[:, 0, :2] = 3
+    assert torch.equal(atlas[0, 0], expected)
+
+
 def test_the_formula_texel_by_texel(place):
     """D and A summed as the docstring writes them, over every pixel and every texel."""
     inputs = splat_inputs((2, 2, 4, 5), 3, 4, i64, torch.float64, tame=True)
@@ -267,6 +283,9 @@ def test_no_gradient_to_uv_where_an_axis_is_clamped(place, ends):
     alive = all(map(torch.isfinite, map(torch.tensor, ends)))
     assert ((grad[0, 1, 0, :2] != 0) == alive).all() and ((grad[0, 0, 1, :2] != 0) == alive).all()
     assert (grad[0, :, :, 2:] != 0).all()
+    (grad,) = torch.autograd.grad(pk.uv_splat(image * NAN, part, uv, num_parts=1, size=4)[0], uv,
+                                  torch.ones_like(atlas))  # fmt: skip
+    assert (grad[0, 0, 0, :2] == 0).all() and (grad[0, 1, 1, :2] == 0).all()
 
 
 def test_the_order_of_the_pixels_shows_in_the_bits(place):

@@ -103,6 +103,7 @@ struct BlockMap {
   int64_t slots;               // places, slot 0 included
   std::vector<int32_t> slot;   // [blocks of the tile]; 0: untouched
   std::vector<int32_t> offset; // [records, 4]: texel of a corner, in its slot
+  int64_t texels() const { return (slots + 1) << shift; } // and one place that is never read
 };
 
 template <class A>
@@ -220,8 +221,14 @@ void splat_tile(const UvSplat<T>& op, int64_t tile, const Record<acc_t<T>>* reco
       copy_out(op.weight + tile * texels, D, space.map, texels, 1, streamed);
     if (op.normalize)
       for (int64_t i = 0; i < count * 4; ++i)
-        weight[i] = D[offset[i]] > op.min_weight ? weight[i] / D[offset[i]] : A(0);
+        weight[i] = D[offset[i]] > op.min_weight ? weight[i] / D[offset[i]] : A(-1); // invisible
   }
+  // What lands on an invisible texel goes where nobody reads it: 0 times NaN would be NaN.
+  const auto hide = [&] {
+    for (int64_t i = 0; op.normalize && i < count * 4; ++i)
+      if (weight[i] < A(0))
+        space.map.offset[i] = int32_t(space.map.slots << space.map.shift);
+  };
 
   const T* image = op.image.data + tile / op.P * op.C * op.H * op.W;
   T* atlas = op.atlas.data + tile * op.C * texels;
@@ -231,15 +238,17 @@ void splat_tile(const UvSplat<T>& op, int64_t tile, const Record<acc_t<T>>* reco
       map_blocks(records, count, int(op.S), shift, space.map);
       offset = space.map.offset.data();
     }
-    space.total.assign((space.map.slots << shift) * op.C, A(0));
+    hide();
+    space.total.assign(space.map.texels() * op.C, A(0));
     for (int64_t r = 0; r < count; ++r)
       add_channels_last(image + records[r].pixel * op.image.pixel, op.C, offset + r * 4,
                         weight + r * 4, space.total.data());
     copy_out(atlas, space, texels, op.C, streamed);
   } else {
+    hide();
     for (int64_t c = 0; c < op.C; ++c) {
       const T* color = image + c * op.image.channel;
-      space.total.assign(space.map.slots << kBlockShift, A(0));
+      space.total.assign(space.map.texels(), A(0));
       A* total = space.total.data();
       for (int64_t r = 0; r < count; ++r) {
         const A x = widen(color[records[r].pixel * op.image.pixel]);

@@ -72,11 +72,14 @@ HD void corner_texels(const TilePoint<A>& point, int S, int q[4]) {
   q[3] = q[2] + point.dx;
 }
 
-// Gradient of a function of the four weights to (u, v), given g_k = d f / d w_k.
+// Gradient of a function of the four weights to (u, v), given g_k = d f / d w_k. Zero on an axis that
+// was clamped, whatever g is: 0 times NaN would be NaN.
 template <class A>
 HD void corner_gradient(A ax, A ay, A du, A dv, const A g[4], A& gu, A& gv) {
-  gu = du * ((A(1) - ay) * (g[1] - g[0]) + ay * (g[3] - g[2]));
-  gv = dv * ((A(1) - ax) * (g[2] - g[0]) + ax * (g[3] - g[1]));
+  const A by_x = (A(1) - ay) * (g[1] - g[0]) + ay * (g[3] - g[2]);
+  const A by_y = (A(1) - ax) * (g[2] - g[0]) + ax * (g[3] - g[1]);
+  gu = du == A(0) ? A(0) : du * by_x;
+  gv = dv == A(0) ? A(0) : dv * by_y;
 }
 
 template <class A>

@@ -119,7 +119,9 @@ def uv_splat_backward(
         if grad_weight is not None:
             g = g + corners(grad_weight[:, :, None], points)[..., 0]
         g = g.where(points.inside, 0)
-        grad_uv = (points.tangent * g).sum(1).movedim(0, 1).reshape(N, 2, H, W)
+        moved = (points.tangent * g).sum(1)
+        moved = moved.where((points.tangent != 0).any(1), 0)  # clamped: not even by NaN
+        grad_uv = moved.movedim(0, 1).reshape(N, 2, H, W)
     return grad_image, grad_uv.to(uv.dtype)
 
 
