@@ -21,71 +21,94 @@ namespace {
 
 // ---- the flow
 
-// Products of a group's arriving gradients with its taps, summed over the channels of float planes.
-VECTOR_CLONES void dot_eight(const FlowWarpBackward<float>& op, const FlowPiece& piece,
-                             const FlowTaps<float>& taps, int64_t i, float* upper, float* lower) {
-  const int64_t source = op.H * op.W, pixels = op.h * op.w;
-  const float* plane = op.image.data + piece.n * op.C * source;
-  const float* grad =
-      op.grad.data + piece.n * op.out_channels() * pixels + piece.y * op.w + piece.x0 + i;
-  const bool whole = i + kGroup <= piece.count;
-  bool second = false; // some pixel's gradient arrives at the second half of the channels
-  for (int64_t k = i; k < i + kGroup; ++k)
-    second = second || taps.side[k] == 1;
-  pairs_t top = {}, bottom = {};
-  for (int64_t c = 0; c < op.C; ++c, plane += source, grad += pixels) {
-    float g[kGroup];
-    if (whole && !second) {
-      memcpy(g, grad, sizeof g);
-    } else {
-      for (int64_t k = 0; k < kGroup; ++k) {
-        const int side = taps.side[i + k];
-        g[k] = side < 0 ? 0.0f : grad[k + side * op.C * pixels];
-      }
-    }
-    const pairs_t arriving = twice(load<float, 8>(g));
-    top += arriving * load_pairs(plane, taps.base + i);
-    bottom += arriving * load_pairs(plane + taps.down, taps.base + i);
-  }
-  store(upper, top);
-  store(lower, bottom);
+// What arrives at the pixels of a piece in a plane, or, where it goes to the second half of the
+// channels, in the plane that is `second` elements on.
+inline void collect(const float* grad, int64_t w, int64_t second, const FlowPiece& piece,
+                    const int32_t* side, float* arriving) {
+  for (int64_t r = 0; r < piece.rows; ++r, grad += w)
+    for (int64_t k = 0; k < piece.columns; ++k)
+      *arriving++ = grad[k + (*side++ == 1 ? second : 0)];
 }
 
-// The same for one pixel of any type and format. dots: of taps (0, 0), (1, 0), (0, 1), (1, 1).
+// Products of what arrives in K planes of float with the four taps, added to those of the others.
+template <int K>
+VECTOR_CLONES void dot_pairs(const float* plane, int64_t source, const float* arriving,
+                             const FlowTaps<float>& taps, int64_t count, float (*dots)[kPiece]) {
+  for (int64_t i = 0; i < count; i += kGroup) {
+    four_t dot[4];
+    for (int k = 0; k < 4; ++k)
+      dot[k] = load<float, 4>(dots[k] + i);
+    const int64_t base[4] = {taps.base[i], taps.base[i + 1], taps.base[i + 2], taps.base[i + 3]};
+    for (int p = 0; p < K; ++p) {
+      const four_t g = load<float, 4>(arriving + p * kPiece + i);
+      four_t tap[4];
+      load_pairs(plane + p * source, base, tap[0], tap[1]);
+      load_pairs(plane + p * source + taps.down, base, tap[2], tap[3]);
+      for (int k = 0; k < 4; ++k)
+        dot[k] += g * tap[k];
+    }
+    for (int k = 0; k < 4; ++k)
+      store(dots[k] + i, dot[k]);
+  }
+}
+
+void dot_planes(const FlowWarpBackward<float>& op, const FlowPiece& piece,
+                const FlowTaps<float>& taps, float (*dots)[kPiece]) {
+  const int64_t source = op.H * op.W, pixels = op.h * op.w, count = piece.count();
+  const int64_t second = op.mode == kFlowExpand ? op.C * pixels : 0;
+  const float* plane = op.image.data + piece.n * op.C * source;
+  const float* grad =
+      op.grad.data + piece.n * op.out_channels() * pixels + piece.y0 * op.w + piece.x0;
+  float arriving[4][kPiece] = {};
+  memset(dots, 0, 4 * sizeof dots[0]);
+  for (int64_t c = 0, read; c < op.C; c += read) {
+    read = op.C - c >= 4 ? 4 : op.C - c == 3 ? 3 : 1;
+    for (int64_t p = 0; p < read; ++p)
+      collect(grad + (c + p) * pixels, op.w, second, piece, taps.side, arriving[p]);
+    const auto dot = read == 4 ? dot_pairs<4> : read == 3 ? dot_pairs<3> : dot_pairs<1>;
+    dot(plane + c * source, source, arriving[0], taps, count, dots);
+  }
+}
+
+// The same pixel by pixel, for any type and format.
 template <class T, bool LAST>
-VECTOR_CLONES void dot_one(const FlowWarpBackward<T>& op, const FlowPiece& piece,
-                           const FlowTaps<acc_t<T>>& taps, int64_t i, acc_t<T>* dots) {
+VECTOR_CLONES void dot_pixels(const FlowWarpBackward<T>& op, const FlowPiece& piece,
+                              const FlowTaps<acc_t<T>>& taps, acc_t<T> (*dots)[kPiece]) {
   using A = acc_t<T>;
   const int64_t source = op.H * op.W, pixels = op.h * op.w, wide = op.out_channels();
   const int64_t step = LAST ? 1 : source, grad_step = LAST ? 1 : pixels, pixel = LAST ? op.C : 1;
-  const int64_t side = taps.side[i] == 1 ? op.C : 0, at = piece.y * op.w + piece.x0 + i;
-  const T* grad =
-      op.grad.data + piece.n * wide * pixels + at * (LAST ? wide : 1) + side * grad_step;
-  const T* tap0 = op.image.data + piece.n * op.C * source + taps.base[i] * pixel;
-  const T* tap1 = tap0 + taps.right * pixel;
-  const T* tap2 = tap0 + taps.down * pixel;
-  const T* tap3 = tap2 + taps.right * pixel;
-  A d0 = 0, d1 = 0, d2 = 0, d3 = 0;
+  const T* image = op.image.data + piece.n * op.C * source;
+  const T* grad = op.grad.data + piece.n * wide * pixels;
+  for (int64_t i = 0, r = 0; r < piece.rows; ++r) {
+    const int64_t at = (piece.y0 + r) * op.w + piece.x0;
+    for (int64_t k = 0; k < piece.columns; ++k, ++i) {
+      const T* g = grad + (at + k) * (LAST ? wide : 1) + (taps.side[i] == 1 ? op.C : 0) * grad_step;
+      const T* tap0 = image + taps.base[i] * pixel;
+      const T* tap1 = tap0 + taps.right * pixel;
+      const T* tap2 = tap0 + taps.down * pixel;
+      const T* tap3 = tap2 + taps.right * pixel;
+      A d0 = 0, d1 = 0, d2 = 0, d3 = 0;
 #pragma omp simd reduction(+ : d0, d1, d2, d3)
-  for (int64_t c = 0; c < op.C; ++c) {
-    const A g = widen(grad[c * grad_step]);
-    d0 += g * widen(tap0[c * step]);
-    d1 += g * widen(tap1[c * step]);
-    d2 += g * widen(tap2[c * step]);
-    d3 += g * widen(tap3[c * step]);
+      for (int64_t c = 0; c < op.C; ++c) {
+        const A arriving = widen(g[c * grad_step]);
+        d0 += arriving * widen(tap0[c * step]);
+        d1 += arriving * widen(tap1[c * step]);
+        d2 += arriving * widen(tap2[c * step]);
+        d3 += arriving * widen(tap3[c * step]);
+      }
+      dots[0][i] = d0, dots[1][i] = d1, dots[2][i] = d2, dots[3][i] = d3;
+    }
   }
-  dots[0] = d0, dots[1] = d1, dots[2] = d2, dots[3] = d3;
 }
 
 // The slopes of the weights times the products. A tap that moves nothing is not there, be it NaN.
 template <class A>
-VECTOR_CLONES void slopes_times_dots(const FlowTaps<A>& taps, const A (*dots)[2 * kPiece],
+VECTOR_CLONES void slopes_times_dots(const FlowTaps<A>& taps, const A (*dots)[kPiece],
                                      int64_t count, A* grad_x, A* grad_y) {
   for (int64_t i = 0; i < count; ++i) {
     A gx = 0, gy = 0;
     for (int k = 0; k < 4; ++k) {
-      const A x = taps.slope_x[k / 2][2 * i + k % 2], y = taps.slope_y[k / 2][2 * i + k % 2];
-      const A dot = dots[k / 2][2 * i + k % 2];
+      const A x = taps.slope_x[k][i], y = taps.slope_y[k][i], dot = dots[k][i];
       gx += x != A(0) ? x * dot : A(0);
       gy += y != A(0) ? y * dot : A(0);
     }
@@ -98,32 +121,28 @@ void flow_gradient(const FlowWarpBackward<T>& op) {
   using A = acc_t<T>;
   const bool last = op.grad.pixel > 1;
   const int64_t pixels = op.h * op.w;
-  const int64_t grain = grain_of(std::min(kPiece, op.w) * 4 * (op.C + 8));
-  parallel(FlowPiece::number(op.N, op.h, op.w), grain, [&](int64_t begin, int64_t end) {
+  const FlowPieces pieces(op.h, op.w);
+  const int64_t grain = grain_of(pieces.rows * pieces.columns * 4 * (op.C + 8));
+  parallel(op.N * pieces.per_sample, grain, [&](int64_t begin, int64_t end) {
     const auto taps = std::make_unique<FlowTaps<A>>();
-    A dots[2][2 * kPiece];
+    A dots[4][kPiece], sums[2][kPiece];
     for (int64_t number = begin; number < end; ++number) {
-      const FlowPiece piece = FlowPiece::at(number, op.h, op.w);
+      const FlowPiece piece = pieces.at(number);
       place_taps<A, true>(op.flow, op.visibility, op.mode, op.border, op.h, op.w, int(op.H),
                           int(op.W), piece, *taps);
-      for (int64_t i = 0; i < piece.count; i += kGroup) {
-        if constexpr (std::is_same_v<T, float>) {
-          if (!last && taps->right) {
-            dot_eight(op, piece, *taps, i, dots[0] + 2 * i, dots[1] + 2 * i);
-            continue;
-          }
-        }
-        for (int64_t k = i; k < std::min(i + kGroup, piece.count); ++k) {
-          A four[4] = {};
-          if (taps->side[k] >= 0)
-            last ? dot_one<T, true>(op, piece, *taps, k, four)
-                 : dot_one<T, false>(op, piece, *taps, k, four);
-          dots[0][2 * k] = four[0], dots[0][2 * k + 1] = four[1];
-          dots[1][2 * k] = four[2], dots[1][2 * k + 1] = four[3];
-        }
-      }
-      A* grad_x = op.grad_flow + piece.n * 2 * pixels + piece.y * op.w + piece.x0;
-      slopes_times_dots<A>(*taps, dots, piece.count, grad_x, grad_x + pixels);
+      bool done = false;
+      if constexpr (std::is_same_v<T, float>)
+        if (!last && taps->right)
+          dot_planes(op, piece, *taps, dots), done = true;
+      if (!done)
+        last ? dot_pixels<T, true>(op, piece, *taps, dots)
+             : dot_pixels<T, false>(op, piece, *taps, dots);
+      slopes_times_dots<A>(*taps, dots, piece.count(), sums[0], sums[1]);
+      A* to = op.grad_flow + piece.n * 2 * pixels + piece.y0 * op.w + piece.x0;
+      for (int64_t r = 0; r < piece.rows; ++r, to += op.w)
+        for (int axis = 0; axis < 2; ++axis)
+          memcpy(to + axis * pixels, sums[axis] + r * piece.columns,
+                 size_t(piece.columns) * sizeof(A));
     }
   });
 }
@@ -142,24 +161,28 @@ template <class T>
 Readers sort_readers(const FlowWarpBackward<T>& op) {
   using A = acc_t<T>;
   Readers readers{std::max<int64_t>(op.H - 1, 1), nullptr, {}};
-  const int64_t bins = readers.bins, per_row = (op.w + kPiece - 1) / kPiece;
-  const int64_t rows = std::max<int64_t>(8192, 4 * bins) / std::max<int64_t>(op.w, 1) + 1;
-  const int64_t chunks = (op.h + rows - 1) / rows;
+  const int64_t bins = readers.bins;
+  const FlowPieces pieces(op.h, op.w);
+  const int64_t size = pieces.rows * pieces.columns;
+  const int64_t some = std::max<int64_t>(8192, 4 * bins) / size + 1; // pieces of a chunk
+  const int64_t chunks = (pieces.per_sample + some - 1) / some;
   std::vector<int64_t> next(op.N * chunks * bins, 0); // [N, chunks, bins]: counts, then places
   auto for_each = [&](int64_t job, FlowTaps<A>& taps, auto&& visit) {
-    const int64_t n = job / chunks, first = job % chunks * rows;
-    const int64_t last = std::min(first + rows, op.h);
-    for (int64_t i = (n * op.h + first) * per_row; i < (n * op.h + last) * per_row; ++i) {
-      const FlowPiece piece = FlowPiece::at(i, op.h, op.w);
+    const int64_t n = job / chunks, first = job % chunks * some;
+    const int64_t last = std::min(first + some, pieces.per_sample);
+    for (int64_t number = first; number < last; ++number) {
+      const FlowPiece piece = pieces.at(n * pieces.per_sample + number);
       place_taps<A, false>(op.flow, op.visibility, op.mode, op.border, op.h, op.w, int(op.H),
                            int(op.W), piece, taps);
-      for (int64_t k = 0; k < piece.count; ++k) {
-        if (taps.any[k])
-          visit(taps.row[k], int32_t(piece.y * op.w + piece.x0 + k));
+      for (int64_t i = 0, r = 0; r < piece.rows; ++r) {
+        const int64_t at = (piece.y0 + r) * op.w + piece.x0;
+        for (int64_t k = 0; k < piece.columns; ++k, ++i)
+          if (taps.read[i])
+            visit(taps.row[i], int32_t(at + k));
       }
     }
   };
-  const int64_t grain = grain_of(16 * std::min(rows, op.h) * op.w);
+  const int64_t grain = grain_of(16 * some * size);
   parallel(op.N * chunks, grain, [&](int64_t begin, int64_t end) {
     const auto taps = std::make_unique<FlowTaps<A>>();
     for (int64_t job = begin; job < end; ++job)
