@@ -151,6 +151,8 @@ VECTOR_CLONES void read_colors(const float* image, const FlowTaps<float>& taps, 
   for (int64_t i = 0; i < count; ++i) {
     const float* upper = image + 3 * int64_t(taps.base[i]);
     const float* at[2] = {upper, upper + 3 * int64_t(taps.down)};
+    if (i % kGroup == 0)
+      __builtin_prefetch(image + 3 * int64_t(taps.base[i + kAhead] + taps.down));
     four_t tap[4];
     for (int row = 0; row < 2; ++row) {
       const four_t right = load<float, 4>(at[row] + 2);
