@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // flow_warp backward on the CPU. Without atomics: same bits for any number of threads.
 //
-// The gradient of the flow is a gather, over the same pieces of rows as the forward: the products
+// The gradient of the flow is a gather, over the same pieces as the forward: the products
 // of what arrives with the four taps, summed over the channels, then the slopes of the weights.
 // That of the image is a scatter. The output pixels are sorted by the upper row of the image they
 // read (counting sort; 4 bytes a pixel), and a band of image rows owns the sums of its pixels: it
-// takes the lists of its rows and of the row above, in order, geometry recomputed 256 pixels at a
+// takes the lists of its rows and of the row above, in order, geometry recomputed 512 pixels at a
 // time. A band stays in the second-level cache while it is added to; half types are summed beside
 // it in float.
 
@@ -14,6 +14,7 @@
 #include <memory>
 #include <vector>
 
+#include "flow_readers.h"
 #include "flow_rows.h"
 
 namespace pose_kernels::cpu {
@@ -21,71 +22,110 @@ namespace {
 
 // ---- the flow
 
-// Products of a group's arriving gradients with its taps, summed over the channels of float planes.
-VECTOR_CLONES void dot_eight(const FlowWarpBackward<float>& op, const FlowPiece& piece,
-                             const FlowTaps<float>& taps, int64_t i, float* upper, float* lower) {
-  const int64_t source = op.H * op.W, pixels = op.h * op.w;
-  const float* plane = op.image.data + piece.n * op.C * source;
-  const float* grad =
-      op.grad.data + piece.n * op.out_channels() * pixels + piece.y * op.w + piece.x0 + i;
-  const bool whole = i + kGroup <= piece.count;
-  bool second = false; // some pixel's gradient arrives at the second half of the channels
-  for (int64_t k = i; k < i + kGroup; ++k)
-    second = second || taps.side[k] == 1;
-  pairs_t top = {}, bottom = {};
-  for (int64_t c = 0; c < op.C; ++c, plane += source, grad += pixels) {
-    float g[kGroup];
-    if (whole && !second) {
-      memcpy(g, grad, sizeof g);
-    } else {
-      for (int64_t k = 0; k < kGroup; ++k) {
-        const int side = taps.side[i + k];
-        g[k] = side < 0 ? 0.0f : grad[k + side * op.C * pixels];
-      }
-    }
-    const pairs_t arriving = twice(load<float, 8>(g));
-    top += arriving * load_pairs(plane, taps.base + i);
-    bottom += arriving * load_pairs(plane + taps.down, taps.base + i);
+// What arrives at the pixels of a piece in a plane, or, where it goes to the second half of the
+// channels, in the plane that is `second` elements on.
+VECTOR_CLONES void collect(const float* grad, int64_t w, int64_t second, const FlowPiece& piece,
+                           const int32_t* side, float* arriving) {
+  const int64_t columns = piece.columns;
+  for (int64_t r = 0; r < piece.rows; ++r, grad += w, side += columns, arriving += columns) {
+    memcpy(arriving, grad, size_t(columns) * sizeof(float));
+    for (int64_t k = 0; k < columns && second; ++k)
+      arriving[k] = side[k] == 1 ? grad[k + second] : arriving[k];
   }
-  store(upper, top);
-  store(lower, bottom);
 }
 
-// The same for one pixel of any type and format. dots: of taps (0, 0), (1, 0), (0, 1), (1, 1).
-template <class T, bool LAST>
-VECTOR_CLONES void dot_one(const FlowWarpBackward<T>& op, const FlowPiece& piece,
-                           const FlowTaps<acc_t<T>>& taps, int64_t i, acc_t<T>* dots) {
+// Products of what arrives in K planes of float with the four taps, added to those of the others.
+template <int K>
+VECTOR_CLONES void dot_pairs(const float* plane, int64_t source, const float* arriving,
+                             const FlowTaps<float>& taps, int64_t count, float (*dots)[kPiece]) {
+  for (int64_t i = 0; i < count; i += kGroup) {
+    four_t dot[4];
+    for (int k = 0; k < 4; ++k)
+      dot[k] = load<float, 4>(dots[k] + i);
+    const int64_t base[4] = {taps.base[i], taps.base[i + 1], taps.base[i + 2], taps.base[i + 3]};
+    for (int p = 0; p < K; ++p) {
+      const four_t g = load<float, 4>(arriving + p * kPiece + i);
+      four_t tap[4];
+      load_pairs(plane + p * source, base, tap[0], tap[1]);
+      load_pairs(plane + p * source + taps.down, base, tap[2], tap[3]);
+      for (int k = 0; k < 4; ++k)
+        dot[k] += g * tap[k];
+    }
+    for (int k = 0; k < 4; ++k)
+      store(dots[k] + i, dot[k]);
+  }
+}
+
+void dot_planes(const FlowWarpBackward<float>& op, const FlowPiece& piece,
+                const FlowTaps<float>& taps, float (*dots)[kPiece]) {
+  const int64_t source = op.H * op.W, pixels = op.h * op.w, count = piece.count();
+  const int64_t second = op.mode == kFlowExpand ? op.C * pixels : 0;
+  const float* plane = op.image.data + piece.n * op.C * source;
+  const float* grad =
+      op.grad.data + piece.n * op.out_channels() * pixels + piece.y0 * op.w + piece.x0;
+  float arriving[4][kPiece] = {};
+  memset(dots, 0, 4 * sizeof dots[0]);
+  for (int64_t c = 0, read; c < op.C; c += read) {
+    read = op.C - c >= 4 ? 4 : op.C - c == 3 ? 3 : 1;
+    for (int64_t p = 0; p < read; ++p)
+      collect(grad + (c + p) * pixels, op.w, second, piece, taps.side, arriving[p]);
+    const auto dot = read == 4 ? dot_pairs<4> : read == 3 ? dot_pairs<3> : dot_pairs<1>;
+    dot(plane + c * source, source, arriving[0], taps, count, dots);
+  }
+}
+
+// The same at one pixel, of C channels `step` and, of what arrives, `grad_step` elements apart.
+template <class T>
+ALWAYS_INLINE void dot_taps(const T* grad, int64_t grad_step, const T* const* tap, int64_t step,
+                            int64_t C, acc_t<T>* dots) {
   using A = acc_t<T>;
-  const int64_t source = op.H * op.W, pixels = op.h * op.w, wide = op.out_channels();
-  const int64_t step = LAST ? 1 : source, grad_step = LAST ? 1 : pixels, pixel = LAST ? op.C : 1;
-  const int64_t side = taps.side[i] == 1 ? op.C : 0, at = piece.y * op.w + piece.x0 + i;
-  const T* grad =
-      op.grad.data + piece.n * wide * pixels + at * (LAST ? wide : 1) + side * grad_step;
-  const T* tap0 = op.image.data + piece.n * op.C * source + taps.base[i] * pixel;
-  const T* tap1 = tap0 + taps.right * pixel;
-  const T* tap2 = tap0 + taps.down * pixel;
-  const T* tap3 = tap2 + taps.right * pixel;
   A d0 = 0, d1 = 0, d2 = 0, d3 = 0;
 #pragma omp simd reduction(+ : d0, d1, d2, d3)
-  for (int64_t c = 0; c < op.C; ++c) {
+  for (int64_t c = 0; c < C; ++c) {
     const A g = widen(grad[c * grad_step]);
-    d0 += g * widen(tap0[c * step]);
-    d1 += g * widen(tap1[c * step]);
-    d2 += g * widen(tap2[c * step]);
-    d3 += g * widen(tap3[c * step]);
+    d0 += g * widen(tap[0][c * step]);
+    d1 += g * widen(tap[1][c * step]);
+    d2 += g * widen(tap[2][c * step]);
+    d3 += g * widen(tap[3][c * step]);
   }
   dots[0] = d0, dots[1] = d1, dots[2] = d2, dots[3] = d3;
 }
 
+// The same pixel by pixel, for any type and format.
+template <class T, bool LAST>
+VECTOR_CLONES void dot_pixels(const FlowWarpBackward<T>& op, const FlowPiece& piece,
+                              const FlowTaps<acc_t<T>>& taps, acc_t<T> (*dots)[kPiece]) {
+  using A = acc_t<T>;
+  const int64_t source = op.H * op.W, pixels = op.h * op.w, wide = op.out_channels();
+  const int64_t step = LAST ? 1 : source, grad_step = LAST ? 1 : pixels, pixel = LAST ? op.C : 1;
+  const T* image = op.image.data + piece.n * op.C * source;
+  const T* grad = op.grad.data + piece.n * wide * pixels;
+  for (int64_t i = 0, r = 0; r < piece.rows; ++r) {
+    const int64_t at = (piece.y0 + r) * op.w + piece.x0;
+    for (int64_t k = 0; k < piece.columns; ++k, ++i) {
+      const T* g = grad + (at + k) * (LAST ? wide : 1) + (taps.side[i] == 1 ? op.C : 0) * grad_step;
+      const T* first = image + taps.base[i] * pixel;
+      const T* second = first + taps.down * pixel;
+      const T* tap[4] = {first, first + taps.right * pixel, second, second + taps.right * pixel};
+      A dot[4];
+      if (LAST && op.C == 3) // colors: no loop
+        dot_taps(g, 1, tap, 1, 3, dot);
+      else
+        dot_taps(g, grad_step, tap, step, op.C, dot);
+      for (int j = 0; j < 4; ++j)
+        dots[j][i] = dot[j];
+    }
+  }
+}
+
 // The slopes of the weights times the products. A tap that moves nothing is not there, be it NaN.
 template <class A>
-VECTOR_CLONES void slopes_times_dots(const FlowTaps<A>& taps, const A (*dots)[2 * kPiece],
+VECTOR_CLONES void slopes_times_dots(const FlowTaps<A>& taps, const A (*dots)[kPiece],
                                      int64_t count, A* grad_x, A* grad_y) {
   for (int64_t i = 0; i < count; ++i) {
     A gx = 0, gy = 0;
     for (int k = 0; k < 4; ++k) {
-      const A x = taps.slope_x[k / 2][2 * i + k % 2], y = taps.slope_y[k / 2][2 * i + k % 2];
-      const A dot = dots[k / 2][2 * i + k % 2];
+      const A x = taps.slope_x[k][i], y = taps.slope_y[k][i], dot = dots[k][i];
       gx += x != A(0) ? x * dot : A(0);
       gy += y != A(0) ? y * dot : A(0);
     }
@@ -98,107 +138,44 @@ void flow_gradient(const FlowWarpBackward<T>& op) {
   using A = acc_t<T>;
   const bool last = op.grad.pixel > 1;
   const int64_t pixels = op.h * op.w;
-  const int64_t grain = grain_of(std::min(kPiece, op.w) * 4 * (op.C + 8));
-  parallel(FlowPiece::number(op.N, op.h, op.w), grain, [&](int64_t begin, int64_t end) {
+  const FlowPieces pieces(op.h, op.w);
+  const int64_t grain = grain_of(pieces.rows * pieces.columns * 4 * (op.C + 8));
+  parallel(op.N * pieces.per_sample, grain, [&](int64_t begin, int64_t end) {
     const auto taps = std::make_unique<FlowTaps<A>>();
-    A dots[2][2 * kPiece];
+    A dots[4][kPiece], sums[2][kPiece];
     for (int64_t number = begin; number < end; ++number) {
-      const FlowPiece piece = FlowPiece::at(number, op.h, op.w);
+      const FlowPiece piece = pieces.at(number);
       place_taps<A, true>(op.flow, op.visibility, op.mode, op.border, op.h, op.w, int(op.H),
                           int(op.W), piece, *taps);
-      for (int64_t i = 0; i < piece.count; i += kGroup) {
-        if constexpr (std::is_same_v<T, float>) {
-          if (!last && taps->right) {
-            dot_eight(op, piece, *taps, i, dots[0] + 2 * i, dots[1] + 2 * i);
-            continue;
-          }
-        }
-        for (int64_t k = i; k < std::min(i + kGroup, piece.count); ++k) {
-          A four[4] = {};
-          if (taps->side[k] >= 0)
-            last ? dot_one<T, true>(op, piece, *taps, k, four)
-                 : dot_one<T, false>(op, piece, *taps, k, four);
-          dots[0][2 * k] = four[0], dots[0][2 * k + 1] = four[1];
-          dots[1][2 * k] = four[2], dots[1][2 * k + 1] = four[3];
-        }
-      }
-      A* grad_x = op.grad_flow + piece.n * 2 * pixels + piece.y * op.w + piece.x0;
-      slopes_times_dots<A>(*taps, dots, piece.count, grad_x, grad_x + pixels);
+      bool done = false;
+      if constexpr (std::is_same_v<T, float>)
+        if (!last && taps->right)
+          dot_planes(op, piece, *taps, dots), done = true;
+      if (!done)
+        last ? dot_pixels<T, true>(op, piece, *taps, dots)
+             : dot_pixels<T, false>(op, piece, *taps, dots);
+      slopes_times_dots<A>(*taps, dots, piece.count(), sums[0], sums[1]);
+      A* to = op.grad_flow + piece.n * 2 * pixels + piece.y0 * op.w + piece.x0;
+      for (int64_t r = 0; r < piece.rows; ++r, to += op.w)
+        for (int axis = 0; axis < 2; ++axis)
+          memcpy(to + axis * pixels, sums[axis] + r * piece.columns,
+                 size_t(piece.columns) * sizeof(A));
     }
   });
 }
 
 // ---- the image
 
-// Output pixels of each sample that read anything, by the upper row of the image they read, then in
-// order: those of row `bin` of sample n are pixels[begin[n bins + bin] .. begin[n bins + bin + 1]).
-struct Readers {
-  int64_t bins;
-  std::unique_ptr<int32_t[]> pixels;
-  std::vector<int64_t> begin;
-};
-
-template <class T>
-Readers sort_readers(const FlowWarpBackward<T>& op) {
-  using A = acc_t<T>;
-  Readers readers{std::max<int64_t>(op.H - 1, 1), nullptr, {}};
-  const int64_t bins = readers.bins, per_row = (op.w + kPiece - 1) / kPiece;
-  const int64_t rows = std::max<int64_t>(8192, 4 * bins) / std::max<int64_t>(op.w, 1) + 1;
-  const int64_t chunks = (op.h + rows - 1) / rows;
-  std::vector<int64_t> next(op.N * chunks * bins, 0); // [N, chunks, bins]: counts, then places
-  auto for_each = [&](int64_t job, FlowTaps<A>& taps, auto&& visit) {
-    const int64_t n = job / chunks, first = job % chunks * rows;
-    const int64_t last = std::min(first + rows, op.h);
-    for (int64_t i = (n * op.h + first) * per_row; i < (n * op.h + last) * per_row; ++i) {
-      const FlowPiece piece = FlowPiece::at(i, op.h, op.w);
-      place_taps<A, false>(op.flow, op.visibility, op.mode, op.border, op.h, op.w, int(op.H),
-                           int(op.W), piece, taps);
-      for (int64_t k = 0; k < piece.count; ++k) {
-        if (taps.any[k])
-          visit(taps.row[k], int32_t(piece.y * op.w + piece.x0 + k));
-      }
-    }
-  };
-  const int64_t grain = grain_of(16 * std::min(rows, op.h) * op.w);
-  parallel(op.N * chunks, grain, [&](int64_t begin, int64_t end) {
-    const auto taps = std::make_unique<FlowTaps<A>>();
-    for (int64_t job = begin; job < end; ++job)
-      for_each(job, *taps, [&](int32_t bin, int32_t) { ++next[job * bins + bin]; });
-  });
-  readers.begin.reserve(op.N * bins + 1);
-  int64_t total = 0;
-  for (int64_t n = 0; n < op.N; ++n)
-    for (int64_t bin = 0; bin < bins; ++bin) {
-      readers.begin.push_back(total);
-      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        int64_t& place = next[(n * chunks + chunk) * bins + bin];
-        const int64_t count = place;
-        place = total;
-        total += count;
-      }
-    }
-  readers.begin.push_back(total);
-  readers.pixels.reset(new int32_t[total]);
-  parallel(op.N * chunks, grain, [&](int64_t begin, int64_t end) {
-    const auto taps = std::make_unique<FlowTaps<A>>();
-    for (int64_t job = begin; job < end; ++job)
-      for_each(job, *taps, [&](int32_t bin, int32_t pixel) {
-        readers.pixels[next[job * bins + bin]++] = pixel;
-      });
-  });
-  return readers;
-}
-
 // Rows [first, last) of the image gradient of one sample, channels [c, c + width).
 struct Band {
   int64_t n, first, last, c, width;
 };
 
-// What a band needs to know of up to kPiece readers.
+// What a band needs to know of up to kPiece readers: their taps, bases from the band's first pixel
+// on, none read outside of the band.
 template <class A>
 struct Spots {
-  int32_t base[kPiece];     // of the upper left tap, from the band's first pixel on
-  A weight[4][kPiece];      // 0: nothing, or outside of the band
+  FlowTaps<A> taps;
   int64_t arriving[kPiece]; // where the gradient of channel 0 is, from the sample's first on
 };
 
@@ -208,24 +185,30 @@ VECTOR_CLONES void place_spots(const FlowWarpBackward<T>& op, const Band& band, 
   using A = acc_t<T>;
   const int64_t pixels = op.h * op.w;
   const A* flow_x = op.flow + band.n * 2 * pixels;
-  const A* flow_y = flow_x + pixels;
   const double per_pixel = 1.0 / double(op.w);
-  const int w = int(op.w), H = int(op.H), W = int(op.W);
-  const int first = int(band.first), last = int(band.last);
-  const bool border = op.border;
+  const int w = int(op.w), W = int(op.W), first = int(band.first), last = int(band.last);
+  FlowInputs<A> in;
+  for (int64_t i = 0; i < count; ++i) {
+    in.x[i] = flow_x[list[i]];
+    in.y[i] = flow_x[list[i] + pixels];
+    in.taken[i] = 1;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    in.row[i] = int((double(list[i]) + 0.5) * per_pixel); // exact below 2^31
+    in.column[i] = list[i] - in.row[i] * w;
+  }
+  FlowTaps<A>& taps = spots.taps;
+  if (op.border)
+    weigh_taps<A, false>(in, W, int(op.H), true, count, taps);
+  else
+    weigh_taps<A, false>(in, W, int(op.H), false, count, taps);
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
-    const int32_t p = list[i];
-    const int y = int((double(p) + 0.5) * per_pixel), x = p - y * w; // exact below 2^31
-    const FlowPair<A> px = flow_pair(flow_x[p], x, W, border);
-    const FlowPair<A> py = flow_pair(flow_y[p], y, H, border);
-    const A upper = py.first >= first && py.first < last ? py.weight0 : A(0);
-    const A lower = py.first + 1 >= first && py.first + 1 < last ? py.weight1 : A(0);
-    spots.base[i] = (py.first - first) * W + px.first;
-    spots.weight[0][i] = px.weight0 * upper;
-    spots.weight[1][i] = px.weight1 * upper;
-    spots.weight[2][i] = px.weight0 * lower;
-    spots.weight[3][i] = px.weight1 * lower;
+    const int row = taps.row[i];
+    const int upper = (row >= first) & (row < last) ? 3 : 0;
+    const int lower = (row + 1 >= first) & (row + 1 < last) ? 12 : 0;
+    taps.base[i] -= first * W;
+    taps.read[i] &= upper | lower;
   }
   const int64_t pixel = op.grad.pixel, second = op.C * op.grad.channel;
   for (int64_t i = 0; i < count; ++i)
@@ -237,20 +220,27 @@ VECTOR_CLONES void place_spots(const FlowWarpBackward<T>& op, const Band& band, 
 
 // sums: [K, rows, W]. Several planes at once: a sum waits for its neighbor's.
 template <int K, class T>
-void add_planes(const T* grad, int64_t channel, const Spots<acc_t<T>>& spots, int64_t count,
-                int64_t W, acc_t<T>* sums, int64_t plane) {
+VECTOR_CLONES void add_planes(const T* grad, int64_t channel, const Spots<acc_t<T>>& spots,
+                              int64_t count, int64_t W, acc_t<T>* sums, int64_t plane) {
   using A = acc_t<T>;
+  const FlowTaps<A>& taps = spots.taps;
   for (int64_t i = 0; i < count; ++i) {
-    A g[K];
-    for (int k = 0; k < K; ++k)
-      g[k] = widen(grad[spots.arriving[i] + k * channel]);
-    for (int tap = 0; tap < 4; ++tap) {
-      const A w = spots.weight[tap][i];
-      if (w == A(0))
+    const A w[4] = {taps.weight[0][i], taps.weight[1][i], taps.weight[2][i], taps.weight[3][i]};
+    const int read = taps.read[i];
+    const T* g = grad + spots.arriving[i];
+    A* to = sums + taps.base[i];
+    for (int k = 0; k < K; ++k, g += channel, to += plane) {
+      const A arriving = widen(*g);
+      if (read == 15) { // four tests less
+        to[0] += w[0] * arriving;
+        to[1] += w[1] * arriving;
+        to[W] += w[2] * arriving;
+        to[W + 1] += w[3] * arriving;
         continue;
-      A* to = sums + (spots.base[i] + tap / 2 * W + tap % 2);
-      for (int k = 0; k < K; ++k)
-        to[k * plane] += w * g[k];
+      }
+      for (int tap = 0; tap < 4; ++tap)
+        if (read >> tap & 1)
+          to[tap / 2 * W + tap % 2] += w[tap] * arriving;
     }
   }
 }
@@ -260,13 +250,19 @@ template <class T>
 VECTOR_CLONES void add_pixels(const T* grad, const Spots<acc_t<T>>& spots, int64_t count, int64_t C,
                               int64_t W, acc_t<T>* sums) {
   using A = acc_t<T>;
+  const FlowTaps<A>& taps = spots.taps;
   for (int64_t i = 0; i < count; ++i) {
     const T* g = grad + spots.arriving[i];
     for (int k = 0; k < 4; ++k) {
-      const A w = spots.weight[k][i];
-      if (w == A(0))
+      if (!(taps.read[i] >> k & 1))
         continue;
-      A* to = sums + (spots.base[i] + k / 2 * W + k % 2) * C;
+      A* to = sums + (taps.base[i] + k / 2 * W + k % 2) * C;
+      const A w = taps.weight[k][i];
+      if (C == 3) { // colors: no loop
+        for (int c = 0; c < 3; ++c)
+          to[c] += w * widen(g[c]);
+        continue;
+      }
 #pragma omp simd
       for (int64_t c = 0; c < C; ++c)
         to[c] += w * widen(g[c]);

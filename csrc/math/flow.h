@@ -25,24 +25,24 @@ HD int flow_side(const uint8_t* visibility, int64_t i, int mode) {
 
 template <class A>
 HD bool flow_finite(A x, A y) {
-  return x - x == A(0) && y - y == A(0);
+  return (x - x == A(0)) & (y - y == A(0));
 }
 
 // Near tap (maybe outside of the image) and fraction towards the next. `flow` is finite; sides are
 // below 2^24. Under `border` the position is clamped into the image first.
 template <class A>
 HD void flow_position(A flow, int index, int size, bool border, int& near, A& a, bool& live) {
-  const A far = A(1 << 25);
-  const A f = flow < -far ? -far : flow > far ? far : flow;
+  const A far = A(1 << 25), most = flow < far ? flow : far, f = most > -far ? most : -far;
   const int whole = int(f);
   const int lower = whole - (A(whole) > f ? 1 : 0);
   a = f - A(lower);
   near = index + lower;
   live = true;
   if (border) {
-    live = near >= 0 && near < size - 1;
+    const int lowest = near < 0 ? 0 : near, inside = lowest < size - 1 ? lowest : size - 1;
+    live = (near == inside) & (near < size - 1);
     a = live ? a : A(0);
-    near = near < 0 ? 0 : near > size - 1 ? size - 1 : near;
+    near = inside;
   }
 }
 
@@ -62,17 +62,15 @@ HD FlowPair<A> flow_pair(A flow, int index, int size, bool border) {
   A a;
   bool live;
   flow_position(flow, index, size, border, near, a, live);
-  const bool has_near = near >= 0 && near < size, has_far = near >= -1 && near < size - 1;
-  const A wn = has_near ? A(1) - a : A(0), wf = has_far ? a : A(0);
-  const A sn = has_near && live ? A(-1) : A(0), sf = has_far && live ? A(1) : A(0);
-  const int last = size > 1 ? size - 2 : 0;
+  const int last = size > 1 ? size - 2 : 0, least = near > 0 ? near : 0;
   FlowPair<A> pair;
-  pair.first = near < 0 ? 0 : near > last ? last : near;
-  const bool before = near<pair.first, after = near> pair.first; // the pair is moved inside
-  pair.weight0 = before ? wf : after ? A(0) : wn;
-  pair.weight1 = before ? A(0) : after ? wn : wf;
-  pair.slope0 = before ? sf : after ? A(0) : sn;
-  pair.slope1 = before ? A(0) : after ? sn : sf;
+  pair.first = least < last ? least : last;
+  const int ahead = near - pair.first; // of the first place is the near tap; the far one is next
+  const A slope = live ? A(1) : A(0), second = size > 1 ? A(1) : A(0);
+  pair.weight0 = ahead == 0 ? A(1) - a : ahead == -1 ? a : A(0);
+  pair.weight1 = second * (ahead == 1 ? A(1) - a : ahead == 0 ? a : A(0));
+  pair.slope0 = slope * (ahead == 0 ? A(-1) : ahead == -1 ? A(1) : A(0));
+  pair.slope1 = slope * second * (ahead == 1 ? A(-1) : ahead == 0 ? A(1) : A(0));
   return pair;
 }
 
