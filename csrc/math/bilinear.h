@@ -72,8 +72,8 @@ HD void corner_texels(const TilePoint<A>& point, int S, int q[4]) {
   q[3] = q[2] + point.dx;
 }
 
-// Gradient of a function of the four weights to (u, v), given g_k = d f / d w_k. Zero on an axis that
-// was clamped, whatever g is: 0 times NaN would be NaN.
+// Gradient of a function of the four weights to (u, v), given g_k = d f / d w_k. Zero on an axis
+// that was clamped, whatever g is: 0 times NaN would be NaN.
 template <class A>
 HD void corner_gradient(A ax, A ay, A du, A dv, const A g[4], A& gu, A& gv) {
   const A by_x = (A(1) - ay) * (g[1] - g[0]) + ay * (g[3] - g[2]);
