@@ -10,7 +10,7 @@ import functools
 
 import pytest
 import torch
-from cases import DTYPE_IDS, DTYPES, Case, Inputs, channels_last, geometry, move
+from cases import DTYPE_IDS, DTYPES, Case, Inputs, channels_last, features, geometry, move
 from contract import Contract
 from contract_modes import Modes
 from hypothesis import strategies as st
@@ -317,3 +317,20 @@ def test_cases_have_every_kind_of_voxel(kind):
     assert len(set(warp.winner.flatten().tolist())) > 5
     everywhere = contract.CASES[2 if kind == "bits" else 1].make(torch.float32)
     assert (pk.reference.helmert_warp(**everywhere) < 0).any()
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_a_mask_of_nan_shows_where_it_is_read_and_nowhere_else(place, last):
+    """Positions beyond the volume read nothing, whatever its border holds."""
+    volume = features((1, 17, 4, 5, 6), torch.float32)
+    mask = torch.full((1, 2, 4, 5, 6), 0.5)
+    mask[0, 0, 0, 0, 0] = mask[0, 0, 3, 4, 5] = mask[0, 1, 2, 2, 2] = float("nan")
+    transform = torch.eye(3, 4).repeat(1, 2, 1, 1)
+    transform[..., 3] = torch.tensor([[2.25, 1.5, -1.75], [-2.25, 0.75, 0.5]])
+    inputs = move({"volume": volume, "mask": mask, "transform": transform}, place.device)
+    inputs["volume"] = channels_last(inputs["volume"]) if last else inputs["volume"]
+    expected = pk.reference.helmert_warp(volume, mask, transform)
+    assert 0 < expected.isnan().sum() < expected.numel() / 2
+    found = pk.helmert_warp(**inputs).cpu()
+    assert torch.equal(found.isnan(), expected.isnan())
+    torch.testing.assert_close(found.nan_to_num(), expected.nan_to_num())

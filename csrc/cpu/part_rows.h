@@ -171,7 +171,8 @@ static VECTOR_CLONES void weigh(int count, RunReads<A>& reads) {
     const A* m = reads.mask[k];
     A* weight = reads.weight[k];
     for (int i = 0; i < count; ++i) {
-      const A w = (x[i] * y[i]) * z[i] * m[i];
+      const A factor = (x[i] * y[i]) * z[i];
+      const A w = factor != A(0) ? factor * m[i] : A(0); // no corner: its mask may be NaN
       weight[i] = w;
       reads.corners[i] += w != A(0) ? 1 : 0;
     }

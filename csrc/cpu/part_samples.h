@@ -102,8 +102,9 @@ void sample_row(VolumeSize size, const std::vector<Part<A>>& parts, const int32_
           const int i = k & 1, j = k >> 1 & 1, l = k >> 2;
           const A wx = reads.axis[0][i][at], wy = reads.axis[1][j][at], wz = reads.axis[2][l][at],
                   dx = reads.slope[0][i][at], dy = reads.slope[1][j][at],
-                  dz = reads.slope[2][l][at], m = reads.mask[k][at];
+                  dz = reads.slope[2][l][at];
           const bool corner = dx * dy * dz != A(0); // of the true cell, and in the volume
+          const A m = corner ? reads.mask[k][at] : A(0);
           const bool masked = corner && m != A(0);
           covered = covered || masked;
           const int32_t q = reads.cell[at] + steps.to[k];
