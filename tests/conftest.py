@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of every test, and the closing line that says which backends the run exercised.
+"""Fixtures of every test, and the closing lines that say which backends executed which op.
 
 A test that names the fixture ``place`` runs once per backend and device that this machine has; one
-that names ``device`` runs once per device, on the backend chosen automatically. A test of another
-kind (emulated, interpreted, compiled only) says what it exercises with
-``@pytest.mark.exercises("cuda-emulated")``. Only tests that pass count.
+that names ``device`` runs once per device, on the backend chosen automatically. What a test
+executed is recorded (executions.py); only tests that pass count. A complete run prints the table,
+and fails where a backend that this machine has did not execute an op.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
+import executions
 import pytest
 import torch
 
@@ -21,12 +23,6 @@ pytest.register_assert_rewrite(
     "adversary", "cases", "contract", "contract_gradients", "contract_modes", "surface", "volume"
 )
 
-# What a complete run exercises, in the order of the closing line.
-BACKENDS = ("cpp", "reference", "triton-interpreted", "triton-compiled", "cuda-emulated")
-GPU_BACKENDS = ("cuda", "triton on a GPU", "reference on a GPU")
-_exercised: dict[str, int] = {}
-_labels = pytest.StashKey[set[str]]()
-
 
 class Place(NamedTuple):
     backend: str
@@ -34,12 +30,6 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.backend}-{self.device}"
-
-    @property
-    def label(self) -> str:
-        if self.device == "cpu":
-            return "triton-interpreted" if self.backend == "triton" else self.backend
-        return self.backend if self.backend == "cuda" else f"{self.backend} on a GPU"
 
 
 def _devices() -> list[str]:
@@ -55,10 +45,17 @@ def _places() -> list[Place]:
     return places
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend-table", metavar="FILE", type=Path, help="write which backend executed which op"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "exercises(name): what a passing test proves to work")
     config.addinivalue_line("markers", "large: needs a GPU with more than 20 GB free")
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, min(2, (os.cpu_count() or 1) // workers)))
+    executions.watch_dispatcher()
 
 
 SLOW_TESTS = "POSE_KERNELS_SLOW_TESTS" in os.environ
@@ -81,7 +78,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 metafunc.parametrize(name, values, ids=ids)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    executions.current.clear()
     if item.get_closest_marker("large"):
         if not torch.cuda.is_available():
             pytest.skip("no GPU here")
@@ -93,7 +92,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def place(request: pytest.FixtureRequest):
     """(backend, device), with that backend in force."""
     chosen: Place = request.param
-    request.node.stash.setdefault(_labels, set()).add(chosen.label)
     with pk.use_backend(chosen.backend):
         yield chosen
 
@@ -101,10 +99,7 @@ def place(request: pytest.FixtureRequest):
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> str:
     """A device, with the backend that is chosen there automatically."""
-    op = getattr(request.cls, "op", pk.uv_splat).__name__
-    chosen = Place(pk.backends.chosen(op, request.param), request.param)
-    request.node.stash.setdefault(_labels, set()).add(chosen.label)
-    return chosen.device
+    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -132,30 +127,48 @@ def fixed_seed() -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
-    report = (yield).get_result()
+    if call.when == "call":
+        item.user_properties += executions.properties()
+    yield
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" and report.passed:
-        labels = set(item.stash.get(_labels, ()))
-        labels |= {name for mark in item.iter_markers("exercises") for name in mark.args}
-        for label in labels:
-            _exercised[label] = _exercised.get(label, 0) + 1
+        executions.passed.update(executions.cells(report.user_properties))
 
 
-def _why_not(label: str) -> str:
-    if label.endswith("-interpreted") or label.endswith("-compiled") or label.endswith("-emulated"):
-        return "its tests did not run or did not pass"
-    backend = label.split(" ")[0]
-    if backend in pk.backends.unavailable:
-        return pk.backends.unavailable[backend].splitlines()[0]
-    if label in GPU_BACKENDS and not torch.cuda.is_available():
-        return "no GPU here"
-    return "no test of it ran and passed"
+def _complete(config: pytest.Config) -> bool:
+    """Nobody chose some of the tests."""
+    options = ("keyword", "markexpr", "deselect", "ignore", "ignore_glob", "lf", "collectonly")
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
+        return False
+    return not any(getattr(config.option, name, None) for name in options)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    known = [*BACKENDS, *GPU_BACKENDS]
-    done = [label for label in known if label in _exercised]
-    done += sorted(set(_exercised) - set(known))
-    missing = [f"{label} ({_why_not(label)})" for label in known if label not in _exercised]
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    controls = not hasattr(session.config, "workerinput")
+    if controls and exitstatus == 0 and _complete(session.config) and executions.empty_cells():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    write = terminalreporter.write_line
+    file = config.getoption("--backend-table")
+    if file:
+        file.write_text(executions.as_page())
+    if _complete(config):
+        write("passed tests that executed the op, by backend:")
+        write(executions.as_text())
+        for op, backend in executions.empty_cells() if exitstatus == 0 else ():
+            write(f"FAILED: no test executed {op} on {backend} and passed", red=True)
+    done = [b for b in executions.COLUMNS if any(b == name for _, name in executions.passed)]
+    missing = [
+        f"{b} ({executions.why_none(b) or 'no test of it ran and passed'})"
+        for b in executions.COLUMNS
+        if b not in done
+    ]
     line = f"backends exercised: {', '.join(done) or 'none'}"
     line += f"; NOT exercised: {', '.join(missing)}" if missing else "; all of them"
-    terminalreporter.write_line(line, yellow=bool(missing), green=not missing)
+    write(line, yellow=bool(missing), green=not missing)

@@ -9,7 +9,6 @@ from capsules import Exact, assert_within, bits_of, capsules
 from emulation import builder
 from emulation.capsule_mask import CapsuleKernels
 
-pytestmark = pytest.mark.exercises("cuda-emulated")
 DTYPES = (torch.float64, torch.float32)
 # N, K, (D, H, W), P, wild
 CASES = [
@@ -101,6 +100,15 @@ def test_strided_inputs(kernels):
     assert torch.equal(a, b)
     grads = (kernels.soft_backward(a, *x, SOFTNESS) for x in (strided, dense))
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_surface_belongs_to_the_capsule(kernels, packed):
+    """A ball of radius 2, a power of two: the six voxels that touch it are computed exactly."""
+    center, part = torch.full((1, 1, 3), 8.0), torch.zeros(1, 1, dtype=torch.int32)
+    mask = kernels.hard(center, center, torch.full((1, 1, 3), 2.0), part, (17, 17, 17), 1, packed)
+    ball = torch.cartesian_prod(*[torch.arange(17.0)] * 3).sub(8).square().sum(1) <= 4
+    assert torch.equal(mask.flatten().bool(), ball) and ball.sum() == 33
 
 
 def test_same_bits_in_every_order_of_threads(kernels):

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from pose_kernels.reference.heatmap import maps, maps_backward
 
-pytestmark = pytest.mark.exercises("cuda-emulated")
-
 NAN, INF = float("nan"), float("inf")
 DTYPES = (torch.float32, torch.float64)
 

@@ -11,8 +11,6 @@ from meshes import soup
 
 from pose_kernels.reference.mesh_raster import raster
 
-pytestmark = pytest.mark.exercises("cuda-emulated")
-
 
 @pytest.fixture
 def kernels(request, tmp_path_factory):
@@ -64,6 +62,7 @@ def test_large_faces_go_to_the_second_kernel(kernels):
     large = torch.tensor([[0, 1, 2], [2, 1, 0], [0, 3, 4]])
     faces = torch.cat([large, faces])[None]
     assert set(check(kernels, vertices, faces, (80, 90)).flatten().tolist()) > {0, 2}
+    check(kernels, vertices, large[None], (80, 90))  # the list is full
 
 
 def test_indices_out_of_range_are_left_out(kernels):

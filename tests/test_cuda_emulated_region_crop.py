@@ -12,8 +12,6 @@ from test_region_crop import wild_centers
 
 from pose_kernels.reference.region_crop import region_crop, region_crop_backward
 
-pytestmark = pytest.mark.exercises("cuda-emulated")
-
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -12,8 +12,6 @@ from raster import raster_bounds, raster_inputs
 
 from pose_kernels.reference.uv_raster import uv_raster, uv_raster_backward
 
-pytestmark = pytest.mark.exercises("cuda-emulated")
-
 f64, f32 = torch.float64, torch.float32
 
 

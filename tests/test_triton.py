@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+import executions
 import pytest
 
 import pose_kernels as pk
@@ -58,7 +59,7 @@ class Run:
         self.cases: dict[str, list[ElementTree.Element]] | None = None
 
     def check(self, name: str) -> None:
-        """Every case of the test ran and passed."""
+        """Every case of the test ran and passed; what they executed, this test has executed."""
         if self.cases is None:
             self.process.wait(timeout=900)
             if not self.report.exists():
@@ -73,6 +74,8 @@ class Run:
             for problem in case:
                 if problem.tag in ("failure", "error", "skipped"):
                     pytest.fail(f"{case.get('name')}\n{problem.text}", pytrace=False)
+            properties = [(x.get("name", ""), x.get("value")) for x in case.iter("property")]
+            executions.current.update(executions.cells(properties))
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +88,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
         run.process.wait()
 
 
-@pytest.mark.exercises("triton-interpreted")
 @pytest.mark.parametrize("name", [name for name in TESTS if kind_of(name) == "value"])
 def test_interpreted(runs: dict[str, Run], name: str) -> None:
     runs["value"].check(name)
 
 
-@pytest.mark.exercises("triton-compiled")
 @pytest.mark.parametrize("name", [name for name in TESTS if kind_of(name) == "compile"])
 def test_compiled(runs: dict[str, Run], name: str) -> None:
     runs["compile"].check(name)

@@ -13,6 +13,7 @@ import itertools
 import types
 from collections.abc import Iterator
 
+import executions
 import pytest
 import test_uv_gather
 import test_uv_splat
@@ -46,6 +47,9 @@ def poisoned_memory(monkeypatch):
             return y.fill_(float("nan")) if y.is_floating_point() else y
 
         monkeypatch.setattr(torch.Tensor, name, poisoned)
+
+
+executions.watch_triton()
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ Objects are kept in pytest's cache folder, named by a hash of all that went into
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -53,6 +54,12 @@ def sanitizer_libraries() -> str | None:
 
 def build(cache: Path) -> Path:
     """The module's file, compiled as far as the cache does not hold it."""
+    with open(cache / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests in several processes: the first of them compiles
+        return _build(cache)
+
+
+def _build(cache: Path) -> Path:
     import pybind11
 
     command = [*compiler(), *FLAGS]
@@ -94,6 +101,7 @@ def _make(command: list[str], output: Path) -> None:
 
 def emulated_module(request, tmp_path_factory) -> ModuleType:
     """For fixtures: the module, built where needed; skips the test where it cannot be."""
+    import executions
     import pytest
 
     if "cuda_emulated" not in sys.modules:
@@ -107,5 +115,6 @@ def emulated_module(request, tmp_path_factory) -> ModuleType:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        executions.watch_emulated(module)
         sys.modules["cuda_emulated"] = module
     return sys.modules["cuda_emulated"]

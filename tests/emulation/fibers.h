@@ -87,6 +87,7 @@ struct Machine {
   void* arguments = nullptr;
   unsigned char* shared = nullptr;
   std::string error;
+  int64_t blocks_run = 0; // ever
   unsigned order = 0; // 0: lowest lane first; 1: highest first; else: seed of a shuffle
   uint64_t random = 0;
   void* scheduler_fake_stack = nullptr;
@@ -352,6 +353,7 @@ inline void run_grid(const char* kernel, int64_t blocks, int threads, int64_t sh
         m.error = "wrote past its shared memory, in block " + std::to_string(b);
     if (!m.error.empty())
       throw std::runtime_error(std::string(kernel) + ": " + m.error);
+    ++m.blocks_run;
   }
 }
 
