@@ -88,7 +88,7 @@ struct Machine {
   unsigned char* shared = nullptr;
   std::string error;
   int64_t blocks_run = 0; // ever
-  unsigned order = 0; // 0: lowest lane first; 1: highest first; else: seed of a shuffle
+  unsigned order = 0;     // 0: lowest lane first; 1: highest first; else: seed of a shuffle
   uint64_t random = 0;
   void* scheduler_fake_stack = nullptr;
   const void* scheduler_bottom = nullptr;
