@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""capsule_mask: the ten body parts of posed people, 17 capsules each, in volumes of 64^3."""
+"""capsule_mask: the ten body parts of posed people, 19 capsules each, in volumes of 64^3."""
 
 from __future__ import annotations
 

@@ -248,6 +248,11 @@ def results_stem(facts: dict[str, Any], options: argparse.Namespace) -> Path:
     if options.device == "cuda":
         name = "-".join(machine.split())
     name += "-cold" if options.device == "cpu" and options.cache == "cold" else ""
+    name += "-main" if options.quick else ""  # some cases never replace all of them
+    if set(options.op) != set(registry.MODULES):
+        name += "-" + "-".join(options.op)
+    if options.case:
+        name += "-" + re.sub(r"[^\w.]+", "-", options.case)
     if options.compare:
         name += "-over-" + re.sub(r"[^\w.-]+", "-", options.compare)
     return Path(__file__).parent / "results" / name

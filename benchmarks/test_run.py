@@ -98,6 +98,18 @@ def test_a_complete_run_takes_the_name(two_cases, monkeypatch, tmp_path, capsys)
     assert "[1/2 done; " in said and " left] region_crop" in said
 
 
+def test_some_cases_take_a_name_of_their_own():
+    facts = {"cpu": "Abacus(R) 9 @ 1 Hz", "threads": 2}
+
+    def name(words: str) -> str:
+        return run.results_stem(facts, run.parse(words.split())).name
+
+    assert name("--allocator warm") == "Abacus-9-2t-warm"
+    assert name("--quick --allocator warm --cache cold") == "Abacus-9-2t-warm-cold-main"
+    some = name("--op uv_splat --op flow_warp --case C3 --compare v1/x")
+    assert some == "Abacus-9-2t-default-uv_splat-flow_warp-C3-over-v1-x"
+
+
 @pytest.mark.parametrize("target", ["/dev/null", "{}/file/result.json"])
 def test_what_cannot_be_written_is_said_at_once(two_cases, tmp_path, capsys, target):
     (tmp_path / "file").write_text("")
