@@ -103,7 +103,6 @@ struct BlockMap {
   int64_t slots;               // places, slot 0 included
   std::vector<int32_t> slot;   // [blocks of the tile]; 0: untouched
   std::vector<int32_t> offset; // [records, 4]: texel of a corner, in its slot
-  int64_t texels() const { return (slots + 1) << shift; } // and one place that is never read
 };
 
 template <class A>
@@ -141,6 +140,8 @@ struct Workspace {
   std::vector<acc_t<T>> total_weight; // [slots, block]
   std::vector<acc_t<T>> total; // one channel [slots, block], or channels last [slots, block, C]
   std::vector<T> narrowed;     // the same in the output's type
+  // Corners on invisible texels: 0 in the end, also where 0 times their color is NaN.
+  std::vector<int64_t> hidden;
 };
 
 template <class T>
@@ -209,6 +210,7 @@ void splat_tile(const UvSplat<T>& op, int64_t tile, const Record<acc_t<T>>* reco
   const int32_t* offset = space.map.offset.data();
   space.weight.resize(count * 4);
   A* weight = space.weight.data();
+  space.hidden.clear();
   for (int64_t r = 0; r < count; ++r)
     corner_weights(records[r].ax, records[r].ay, weight + r * 4);
 
@@ -219,16 +221,15 @@ void splat_tile(const UvSplat<T>& op, int64_t tile, const Record<acc_t<T>>* reco
       D[offset[i]] += weight[i];
     if (op.weight)
       copy_out(op.weight + tile * texels, D, space.map, texels, 1, streamed);
-    if (op.normalize)
-      for (int64_t i = 0; i < count * 4; ++i)
-        weight[i] = D[offset[i]] > op.min_weight ? weight[i] / D[offset[i]] : A(-1); // invisible
+    if (op.normalize) {
+      for (int64_t i = 0; i < count * 4; ++i) {
+        const bool visible = D[offset[i]] > op.min_weight;
+        weight[i] = visible ? weight[i] / D[offset[i]] : A(0);
+        if (!visible)
+          space.hidden.push_back(i);
+      }
+    }
   }
-  // What lands on an invisible texel goes where nobody reads it: 0 times NaN would be NaN.
-  const auto hide = [&] {
-    for (int64_t i = 0; op.normalize && i < count * 4; ++i)
-      if (weight[i] < A(0))
-        space.map.offset[i] = int32_t(space.map.slots << space.map.shift);
-  };
 
   const T* image = op.image.data + tile / op.P * op.C * op.H * op.W;
   T* atlas = op.atlas.data + tile * op.C * texels;
@@ -238,23 +239,25 @@ void splat_tile(const UvSplat<T>& op, int64_t tile, const Record<acc_t<T>>* reco
       map_blocks(records, count, int(op.S), shift, space.map);
       offset = space.map.offset.data();
     }
-    hide();
-    space.total.assign(space.map.texels() * op.C, A(0));
+    space.total.assign((space.map.slots << shift) * op.C, A(0));
     for (int64_t r = 0; r < count; ++r)
       add_channels_last(image + records[r].pixel * op.image.pixel, op.C, offset + r * 4,
                         weight + r * 4, space.total.data());
+    for (const int64_t i : space.hidden)
+      std::fill_n(&space.total[offset[i] * op.C], op.C, A(0));
     copy_out(atlas, space, texels, op.C, streamed);
   } else {
-    hide();
     for (int64_t c = 0; c < op.C; ++c) {
       const T* color = image + c * op.image.channel;
-      space.total.assign(space.map.texels(), A(0));
+      space.total.assign(space.map.slots << kBlockShift, A(0));
       A* total = space.total.data();
       for (int64_t r = 0; r < count; ++r) {
         const A x = widen(color[records[r].pixel * op.image.pixel]);
         for (int k = 0; k < 4; ++k)
           total[offset[r * 4 + k]] += weight[r * 4 + k] * x;
       }
+      for (const int64_t i : space.hidden)
+        total[offset[i]] = A(0);
       copy_out(atlas + c * texels, space, texels, 1, streamed);
     }
   }
