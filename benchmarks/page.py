@@ -53,13 +53,11 @@ def origin(run: Run) -> str:
     software = f"torch {facts['torch']}, Python {facts['python']}, {facts['system']}"
     if facts.get("cuda"):
         software += f", CUDA {facts['cuda']}"
-    lines = [
-        f"`{facts['command']}`  ",
+    return (
+        f"`{facts['command']}`  \n"
         f"commit {facts['commit']}, {facts['date'][:10]}; {software} "
-        f"([every row](../benchmarks/results/{run.name}.json))",
-    ]
-    note = goals.NOTES.get(run.name)
-    return "\n".join([*lines, "", note] if note else lines)
+        f"([every row](../benchmarks/results/{run.name}.json))"
+    )
 
 
 def memory_speed(run: Run) -> str:
@@ -150,9 +148,6 @@ def unused(runs: Sequence[Run], sections: Sequence[Section]) -> str:
 
 
 def page(runs: Sequence[Run]) -> str:
-    for name in goals.NOTES:
-        if name not in {run.name for run in runs}:
-            raise ValueError(f"goals.NOTES: there is no result file {name}.json (any more)")
     sections = collected.sections(runs)
     ops, networks = split(sections, steps=False), split(sections, steps=True)
     places = [place_part(section) for section in ops] or ["**There are no results.**"]

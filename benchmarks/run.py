@@ -199,11 +199,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("--limit must be above 0")
     if options.compare and options.device != "cpu":
         parser.error("--compare: on the CPU only")
+    check_machine(parser, options)
+    return options
+
+
+def check_machine(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU here")
     if options.allocator == "warm" and (options.device != "cpu" or sys.platform != "linux"):
         parser.error("--allocator warm: a matter of glibc and CPU tensors")
-    return options
 
 
 def say(words: str) -> None:

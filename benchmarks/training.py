@@ -29,7 +29,7 @@ import torch
 
 from . import collected, memory, report, timing
 from .report import Row
-from .run import WARM, allocator_name
+from .run import WARM, allocator_name, check_machine, say
 from .streams import STREAMS, Maker
 
 PREFIX = "training "  # how the op of a row begins
@@ -77,15 +77,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("--threads and --steps must be at least 1")
     if options.out and options.size != "default":
         parser.error("--out: results are of the default size")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU here")
-    if options.allocator == "warm" and (options.device != "cpu" or sys.platform != "linux"):
-        parser.error("--allocator warm: a matter of glibc and CPU tensors")
+    check_machine(parser, options)
     return options
-
-
-def say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
 
 
 def losses(stream: str, maker: Maker, options: argparse.Namespace) -> tuple[float, float]:

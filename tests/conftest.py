@@ -53,8 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "large: needs a GPU with more than 20 GB free")
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    torch.set_num_threads(max(1, min(2, (os.cpu_count() or 1) // workers)))
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
     executions.watch_dispatcher()
 
 
@@ -146,8 +145,7 @@ def _complete(config: pytest.Config) -> bool:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    controls = not hasattr(session.config, "workerinput")
-    if controls and exitstatus == 0 and _complete(session.config) and executions.empty_cells():
+    if exitstatus == 0 and _complete(session.config) and executions.empty_cells():
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

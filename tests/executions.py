@@ -222,11 +222,11 @@ def as_text() -> str:
 
 PAGE = """# Which backend executes which op in the tests
 
-Written by `make test ARGS="--backend-table docs/backend_table.md"`, not by hand.
+Written by `make test ARGS="--backend-table FILE"`, not by hand.
 
 Each cell counts the tests that passed and in which that op ran on that backend, recorded at the
-call; "none": the op has no kernel in Triton, and the reference runs in its place
-([backends](backends.md)). A complete run fails if a cell of a backend that the machine has is 0.
+call; "none": the op has no kernel in Triton, and the reference runs in its place.
+A complete run fails if a cell of a backend that the machine has is 0.
 
 Python {python}, torch {torch}, {gpu}. {missing}
 

@@ -44,9 +44,7 @@ def rows(op: str = "uv_splat", case: str = "B8, contiguous", **ms: float) -> lis
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(goals, "NOTES", {})
-
+def folder(tmp_path):
     def put(name: str, rows: list[dict], **facts) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps({**FACTS, **facts, "rows": rows}))
 
@@ -188,10 +186,3 @@ def test_what_does_not_follow_from_the_results_is_stale(folder, tmp_path):
     assert "performance.md" in found and "README.md" in found and ".svg is not drawn" in found
     (tmp_path / page.IMAGES / "speed-old.svg").write_text("")
     assert page.stale(tmp_path, runs) == ["docs/images/speed-old.svg is of no results"]
-
-
-def test_note_of_a_file_that_is_gone(folder, monkeypatch):
-    folder("a", rows(ours=2.0))
-    monkeypatch.setattr(goals, "NOTES", {"b": "noisy"})
-    with pytest.raises(ValueError, match="no result file b.json"):
-        page.page(collected.load(folder.path))
