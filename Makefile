@@ -32,7 +32,7 @@ test: build $(VENV)/developing
 lint: $(VENV)/developing
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy pose_kernels
+	$(PY) -m mypy
 	$(CPLUSPLUS) | xargs $(VENV)/bin/clang-format --dry-run -Werror
 
 bench: build $(VENV)/developing
