@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m models.data --check-data NAME --data-root DIR [--data-option KEY=VALUE ...]
+"""python -m models.data --check-data NAME --data-root DIR [--data-options KEY=VALUE ...]
 
 Goes through the files of a data set, prints counts and the first ten of every kind of problem.
 Exit status 0 when nothing is wrong, 1 otherwise.
@@ -28,11 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data-root", required=True, metavar="DIR", help="its folder")
     parser.add_argument(
-        "--data-option",
-        action="append",
+        "--data-options",
+        nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="an option of the data set, several times if need be: "
+        help="options of the data set; "
         + "; ".join(f"{n}: {', '.join(options_of(n) or ())}" for n in ("deepfashion", "folder")),
     )
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="default all")
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             splits=args.splits,
             thorough=args.thorough,
             progress=sys.stderr.isatty(),
-            **read_options(args.data_option),
+            **read_options(args.data_options),
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -198,7 +198,7 @@ def _inspect_all(
                     kind, path = found
                     yield name, [(kind, str(path))], False
             for (name, _), problems in zip(jobs, pool.map(inspect, jobs)):
-                yield name, problems, not problems
+                yield name, problems, all(kind == "range" for kind, _ in problems)
             bar.update(min(_BLOCK, len(names) - start))
 
 
@@ -225,9 +225,7 @@ def _inspect(tree: Tree, name: str, files: Found, thorough: bool) -> list[Proble
         out = (points < (left, top)) | (points > (right, bottom))
         if out.any():
             x, y = points[out.any(1)][0]
-            problems.append(
-                ("range", f"{name}: joint at ({x:g}, {y:g}) of {int(out.any(1).sum())}")
-            )
+            problems.append(("range", f"{name}: {out.any(1).sum()}, the first at ({x:g}, {y:g})"))
     return problems
 
 

@@ -80,16 +80,15 @@ class DeepFashion(Tree):
     def image_files(self, name: str) -> list[Path]:
         return super().image_files(raw_name(name) if self.nested else name)
 
+    def frame(self, picture: tuple[int, int]) -> tuple[int, int]:
+        return FULL if self.variant == "full256" else CROP
+
     def place(self, picture: tuple[int, int], size: tuple[int, int]) -> Placement:
-        frame = FULL if self.variant == "full256" else CROP
-        return _to_frame(picture, self.variant).then(letterbox(frame, size))
+        return _to_frame(picture, self.variant).then(letterbox(self.frame(picture), size))
 
     def place_joints(self, picture: tuple[int, int], size: tuple[int, int]) -> Placement:
-        return (
-            _joints_to_full(self.joint_width)
-            .then(self._from_full())
-            .then(letterbox(FULL if self.variant == "full256" else CROP, size))
-        )
+        full = _joints_to_full(self.joint_width).then(self._from_full())
+        return full.then(letterbox(self.frame(picture), size))
 
     def _from_full(self) -> Placement:
         if self.variant == "full256":
@@ -132,13 +131,13 @@ def _to_frame(picture: tuple[int, int], variant: Variant) -> Placement:
             return shift(-CROP_LEFT, CROP)
         raise ValueError(
             f"{size}; crop176 takes 256 x 256 and 176 x 256"
-            + ("; for these: --data-option variant=resize176" if tall else "")
+            + ("; for these: --data-options variant=resize176" if tall else "")
         )
     if tall:
         return stretch(picture, CROP)
     raise ValueError(
         f"{size}; resize176 takes 750 x 1101 and its like, and 176 x 256"
-        + ("; for these: --data-option variant=crop176" if picture == FULL else "")
+        + ("; for these: --data-options variant=crop176" if picture == FULL else "")
     )
 
 
@@ -197,7 +196,7 @@ def tree(
     if split != "test":
         held_out = lists.carve((lists.clothes_key(a) for a, _ in found), validation)
         if split == "validation" and not held_out:
-            raise ValueError("deepfashion has no validation split with --data-option validation=0")
+            raise ValueError("deepfashion has no validation split with --data-options validation=0")
         keep = split == "validation"
         found = [pair for pair in found if (lists.clothes_key(pair[0]) in held_out) == keep]
     return DeepFashion(

@@ -52,7 +52,7 @@ def tree(
     if split != "test":
         held_out = lists.carve((lists.clothes_key(a) for a, _ in found), validation)
         if split == "validation" and not held_out:
-            raise ValueError("mvc has no validation split with --data-option validation=0")
+            raise ValueError("mvc has no validation split with --data-options validation=0")
         keep = split == "validation"
         found = [pair for pair in found if (lists.clothes_key(pair[0]) in held_out) == keep]
     return Tree(

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from pose_kernels import io
 
 from . import lists
-from .placement import Placement
+from .placement import Placement, letterbox
 from .tree import Missing, Tree, find_all
 
 _MASK_LEVEL = 0.5  # a mask's pixel counts as the person from half brightness on
@@ -167,6 +167,7 @@ class PairFiles(Dataset[dict[str, Tensor]]):
     def _joints(self, name: str, shape: tuple[int, int]) -> Tensor:
         assert self.tree.joints is not None
         points = self.tree.place_joints(shape, self.size).points(self.tree.joints[name])
-        height, width = self.size
-        inside = (points > -0.5) & (points < (width - 0.5, height - 0.5))  # False for NaN
+        frame = self.tree.frame(shape)
+        low, high = letterbox(frame, self.size).window(frame)
+        inside = (points > low) & (points < high)  # False for NaN
         return torch.from_numpy(np.where(inside.all(1, keepdims=True), points, np.float32(-1)))

@@ -73,6 +73,11 @@ class Placement:
         moved = (points + 0.5) * np.array(self.scale) - 0.5 + np.array(self.offset)
         return moved.astype(np.float32)
 
+    def window(self, old: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Where a picture (H, W) lies: least and largest (x, y), at the rims of its pixels."""
+        low = self.offset[0] - 0.5, self.offset[1] - 0.5
+        return low, (low[0] + self.scale[0] * old[1], low[1] + self.scale[1] * old[0])
+
     def _axis(self, axis: int) -> tuple[int, float, float]:
         """New length, scale and offset of axis 1 (rows) or 2 (columns)."""
         return self.size[axis - 1], self.scale[2 - axis], self.offset[2 - axis]

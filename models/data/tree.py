@@ -63,6 +63,10 @@ class Tree:
         path = self.mask_folder / name
         return [path.with_suffix(".png"), path]
 
+    def frame(self, picture: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of what is letterboxed: beside it there is nothing to be seen."""
+        return picture
+
     def place(self, picture: tuple[int, int], size: tuple[int, int]) -> Placement:
         """Where a picture, map or mask of some (H, W) goes. ValueError for a size it cannot be."""
         return letterbox(picture, size)
@@ -148,7 +152,7 @@ def find_all(tree: Tree, missing: Missing) -> dict[str, Found]:
         rest = sum(kind == what for kind, _ in lacking) - 1
         raise FileNotFoundError(
             f"{path}: {of}, nor for {rest} more of {len(names)} {tree.name} {tree.split} pictures; "
-            f"{tree.get[what]}; --data-option missing=skip leaves such pairs out"
+            f"{tree.get[what]}; --data-options missing=skip leaves such pairs out"
         )
     return found
 
