@@ -157,8 +157,10 @@ def test_validation_clothes_are_not_trained_on(tmp_path):
     assert len(people["train"]) == len(people["validation"]) == 1
     everything = open_data("deepfashion", split="train", size=8, root=tmp_path, validation=0)
     assert len(everything) == 12 == len(data["train"]) + len(data["validation"])
-    with pytest.raises(ValueError, match="no validation split"):
-        open_data("deepfashion", split="validation", size=8, root=tmp_path, validation=0)
+    fashion(tmp_path, phases=("test",))
+    (tmp_path / "fasion-resize-pairs-test.csv").write_text(f"from,to\n{NAMES[0]},{NAMES[1]}\n")
+    monitored = open_data("deepfashion", split="validation", size=8, root=tmp_path, validation=0)
+    assert len(monitored) == 1 and monitored.split == "validation"
 
 
 def test_joint_rules(tmp_path):
@@ -324,6 +326,6 @@ def test_data_sets_of_ones_own(tmp_path, monkeypatch):
     assert open_data("mine", **given) == expected and "mine" in models_data.names()
     with pytest.raises(ValueError, match="name must be new and without a colon, got 'mine'"):
         models_data.register("mine", opener)
-    assert models_data.read_options(["a=1", "b=0.5", "c=none", "d=x=y"]) == {
+    assert models_data.read_options(["a=1", "b=0.5", "c=null", "d=x=y"]) == {
         **{"a": 1, "b": 0.5, "c": None, "d": "x=y"}
     }
