@@ -241,9 +241,10 @@ def open_pairs(
     high-resolution pictures squeezed to 256 x 176. pairs, annotation: files; images, iuv, masks:
     folders, where they are not found by their names. iuv_order: "auto", "cv2" or "rgb".
     annotation_width: 176 or 256, the frame of the joints; None: 176 when the file is called
-    "resize" or has an x below -1. joint_rule: keep pairs whose pictures have "any" joint, or
-    both shoulders and hips ("torso"). validation: share of the training clothes held out as
-    the split "validation"; at 0 all is trained on, and that split is the test's. missing: "error", or "skip" for pairs without a file.
+    "resize" or has an x below -1. joint_rule: keep pairs whose pictures have "any" joint, or both
+    shoulders and hips ("torso"). validation: share of the training clothes held out as the split
+    "validation"; at 0 all is trained on, and that split is the test's. missing: "error", or "skip"
+    for pairs without a file.
     """
     found = tree(
         root,
