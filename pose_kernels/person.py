@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import wardrobe
+from .people import wardrobe
 from .body import Arm, Array, Leg, Pose
 from .raycast import Trace, trace
 

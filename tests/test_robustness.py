@@ -34,7 +34,7 @@ from pose_kernels.skeleton_tables import SKELETONS
 from pose_kernels.testing import synthetic_iuv
 from pose_kernels.transfer import transfer_texture
 from pose_kernels.turned_mesh import turned_flow
-from pose_kernels.wardrobe import identity
+from pose_kernels.people.wardrobe import identity
 
 
 def together(work: Callable[[int], None], count: int) -> None:
