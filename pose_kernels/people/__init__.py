@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic people: what they look like and what stands behind them."""
+"""Synthetic people: bodies, looks, poses and motion, and exact pictures of them."""

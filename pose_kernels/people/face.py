@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..body import chart_surface
+from .body import chart_surface
 from .cloth import Fabric, swatch
 from .looks import Identity
 from .tailoring import Array, Color, rise

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..body import chart_surface
+from .body import chart_surface
 
 Array = NDArray[np.float32]
 Color = tuple[float, float, float]
