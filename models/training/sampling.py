@@ -125,3 +125,15 @@ def spread(pairs: Pairs, count: int) -> list[int]:
     """`count` indexes at equal distances over a data set, always the same."""
     count = min(count, len(pairs))
     return [i * len(pairs) // count for i in range(count)]
+
+
+def chosen(pairs: Pairs, indexes: list[int], batch: int, workers: int) -> DataLoader[Any]:
+    """Some pairs in that order, of epoch 0, in batches of which the last may be smaller."""
+    keys = [(0, index) for index in indexes]
+    batches = [keys[start : start + batch] for start in range(0, len(keys), batch)]
+    return DataLoader(
+        _Keyed(pairs),
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=_begin_worker,
+    )
