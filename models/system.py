@@ -41,7 +41,8 @@ class System(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[frozenset[str]]  # keys of `models.batch` without which `losses` cannot do
+    # keys of `models.batch` without which `losses` cannot do; they may depend on the configuration
+    needs: frozenset[str]
 
     def __init__(self, config: Any) -> None:
         super().__init__()
