@@ -42,7 +42,8 @@ class System(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[frozenset[str]]  # keys of `models.batch` without which `losses` cannot do
+    # keys of `models.batch` without which `losses` cannot do; they may depend on the configuration
+    needs: frozenset[str]
     Config: ClassVar[type[Settings]]
     # preset -> settings of the trainer (models/training/settings.py) that differ from its own
     # defaults: {"paper": {"batch": 8}, "tiny": {"batch": 4, "size": (64, 64)}}. How long a stage
