@@ -8,9 +8,9 @@ import math
 import numpy as np
 import torch
 
-from pose_kernels.body import joints as person
 from pose_kernels.clip import place_in_frame
-from pose_kernels.person import POSES
+from pose_kernels.people.person import POSES
+from pose_kernels.people.pose import joints as person
 from pose_kernels.skeleton_tables import SKELETONS
 
 # A T pose in pixels, x right, y down, z away; the person faces the viewer. Torso diagonal 50.

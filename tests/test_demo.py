@@ -12,10 +12,10 @@ import torch
 import pose_kernels as pk
 from pose_kernels import io, panel
 from pose_kernels.__main__ import main
-from pose_kernels.body import joints
 from pose_kernels.clip import place_in_frame
 from pose_kernels.commands import comparison, demo
-from pose_kernels.person import POSES, render_person
+from pose_kernels.people.person import POSES, render_person
+from pose_kernels.people.pose import joints
 from pose_kernels.skeleton import SIZE, body_parts, part_transforms
 
 FILES = {

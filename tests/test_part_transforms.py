@@ -25,9 +25,9 @@ from poses import (
     t_pose,
 )
 
-from pose_kernels.body import joints as person
 from pose_kernels.clip import place_in_frame
-from pose_kernels.person import POSES
+from pose_kernels.people.person import POSES
+from pose_kernels.people.pose import joints as person
 from pose_kernels.skeleton import VOXEL, body_parts, part_transforms
 from pose_kernels.skeleton_tables import JOINTS, SKELETONS
 

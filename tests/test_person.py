@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import pose_kernels as pk
-from pose_kernels.person import POSES, SHADE_RANGE, Pose, render_person, true_atlas
+from pose_kernels.people.person import POSES, SHADE_RANGE, Pose, render_person, true_atlas
 
 SIDE = 128
 

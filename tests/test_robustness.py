@@ -25,16 +25,16 @@ from meshes import sphere
 from torch import Tensor
 
 import pose_kernels as pk
-from pose_kernels.body import Pose
 from pose_kernels.clip import Clip
 from pose_kernels.io import IUV
 from pose_kernels.obj import Mesh
+from pose_kernels.people.pose import Pose
+from pose_kernels.people.wardrobe import identity
 from pose_kernels.repose_volume import repose_volume
 from pose_kernels.skeleton_tables import SKELETONS
 from pose_kernels.testing import synthetic_iuv
 from pose_kernels.transfer import transfer_texture
 from pose_kernels.turned_mesh import turned_flow
-from pose_kernels.wardrobe import identity
 
 
 def together(work: Callable[[int], None], count: int) -> None:

@@ -12,7 +12,7 @@ import pose_kernels as pk
 from pose_kernels import io, metrics, silhouette
 from pose_kernels.commands import transfer_report as report
 from pose_kernels.io import IUV
-from pose_kernels.person import render_person
+from pose_kernels.people.person import render_person
 from pose_kernels.transfer import BACKGROUND, default_radius, paint, transfer_texture
 
 

@@ -15,10 +15,9 @@ from PIL import Image
 
 from pose_kernels import turned_mesh
 from pose_kernels.__main__ import main
-from pose_kernels.body_mesh import body_mesh
 from pose_kernels.commands import mesh_report
 from pose_kernels.obj import read_obj
-from pose_kernels.person import POSES
+from pose_kernels.people.person import POSES, person_mesh
 
 CUBE = """# two sides of a box, in two groups, every way to write a corner
 mtllib nothing.mtl
@@ -167,7 +166,7 @@ def test_flow_wheel():
 
 
 def test_the_built_in_person_is_closed_and_faces_outward():
-    vertices, faces = body_mesh(POSES["walk"])
+    vertices, faces = person_mesh(POSES["walk"])
     edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     there, back = (e[:, 0] * len(vertices) + e[:, 1] for e in (edges, edges.flip(1)))
     assert torch.equal(there.sort().values, back.sort().values) and len(there.unique()) == len(

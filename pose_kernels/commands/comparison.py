@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backends, reference
-from ..body import joints
 from ..clip import place_in_frame
 from ..ops.capsule_mask import capsule_mask
 from ..ops.helmert_warp import helmert_warp
 from ..ops.push_pull import push_pull
 from ..ops.uv_gather import uv_gather
 from ..ops.uv_splat import uv_splat
-from ..person import POSES, render_person
+from ..people.person import POSES, render_person
+from ..people.pose import joints
 from ..skeleton import PARTS, SIZE, body_parts, part_transforms
 
 # The jobs in the order of the table, and the op whose backend each reports.

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from .. import __version__, io, panel
-from ..body import joints
 from ..clip import place_in_frame
 from ..files import open_folder, write_files
 from ..io import IUV
-from ..person import POSES, Rendering, render_person
+from ..people.person import POSES, Rendering, render_person
+from ..people.pose import joints
 from ..repose_volume import Repose, repose_volume
 from ..transfer import LIFTS, Stage, Transfer, transfer_texture
 from . import comparison, repose_report, transfer_report

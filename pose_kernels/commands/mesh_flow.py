@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ..body_mesh import body_mesh
 from ..files import open_folder, write_files
 from ..obj import read_obj
-from ..person import POSES
+from ..people.person import POSES, person_mesh
 from ..turned_mesh import SIDES, turned_flow
 from . import mesh_report
 
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.mesh is None and args.group is not None:
         raise ValueError("--group needs a --mesh")
     if args.mesh is None:
-        vertices, faces = body_mesh(POSES["stand"])
+        vertices, faces = person_mesh(POSES["stand"])
     else:
         mesh = read_obj(args.mesh, args.group)
         vertices, faces = mesh.vertices, mesh.faces

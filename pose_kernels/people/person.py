@@ -23,13 +23,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import wardrobe
-from .body import Arm, Array, Leg, Pose
-from .raycast import Trace, trace
+from .camera import Camera, Light
+from .mesh import body, topology
+from .pose import Arm, Leg, Pose, joints
+from .render import render
+from .scene import shadows, studio
+from .shape import Shape
 
 ATLAS_SIDE = 256  # texels along a tile of the true atlas
 # Shade of a surface that faces away from the light, and of one that faces it.
 SHADE_RANGE = (0.64, 1.0)
-_LIGHT = np.array([-0.38, 0.50, 0.78]) / np.linalg.norm([-0.38, 0.50, 0.78])
+_LIGHT = Light((-0.38, 0.50, 0.78), (0.64,) * 3, (0.36,) * 3)
 
 POSES: dict[str, Pose] = {
     "stand": Pose(
@@ -37,7 +41,7 @@ POSES: dict[str, Pose] = {
         left_arm=Arm(raise_=17, elbow=14),
         right_arm=Arm(raise_=17, elbow=14),
         left_leg=Leg(spread=5, twist=22),
-        right_leg=Leg(spread=5, twist=22),
+        right_leg=Leg(spread=5, twist=30),
     ),
     "walk": Pose(
         turn=38,
@@ -101,37 +105,21 @@ def true_atlas(identity: int = 0) -> Tensor:
     return torch.from_numpy(_painted(identity).copy())
 
 
-def _sample(atlas: Array, part: NDArray[np.int64], u: Array, v: Array) -> Array:
-    """Bilinear sample (3, K) of tile part - 1 at column u (S - 1), row (1 - v) (S - 1)."""
-    side = atlas.shape[-1]
-    x, y = u * (side - 1), (1 - v) * (side - 1)
-    x0 = np.clip(np.floor(x).astype(int), 0, side - 2)
-    y0 = np.clip(np.floor(y).astype(int), 0, side - 2)
-    fx, fy = x - x0, y - y0
-    tiles = atlas.transpose(1, 0, 2, 3)
-    upper = tiles[:, part - 1, y0, x0] * (1 - fx) + tiles[:, part - 1, y0, x0 + 1] * fx
-    lower = tiles[:, part - 1, y0 + 1, x0] * (1 - fx) + tiles[:, part - 1, y0 + 1, x0 + 1] * fx
-    return upper * (1 - fy) + lower * fy
+def person_mesh(pose: Pose, shape: Shape | None = None) -> tuple[Tensor, Tensor]:
+    """Vertices (V, 3) float64 in meters, x right, y up, z towards the viewer, and faces (F, 3),
+    counterclockwise from outside; without a shape, of the reference body.
 
-
-def _backdrop(found: Trace, height: int, width: int) -> Array:
-    """A studio wall, lighter in the middle, and soft shadows under the shoes."""
-    row, column = np.mgrid[0:height, 0:width].astype(float)
-    away = np.hypot((column / (width - 1 or 1) - 0.5) * 0.9, row / (height - 1 or 1) - 0.42)
-    wall = np.array([0.925, 0.930, 0.940]).reshape(3, 1, 1) - 0.20 * away**1.7
-    shadow = np.ones((height, width))
-    for x, y in found.feet:
-        reach = np.hypot(
-            (column - x) / (0.085 * height), (row - y - 0.028 * height) / (0.022 * height)
-        )
-        shadow *= 1 - 0.30 * np.exp(-(reach**2))
-    return wall * shadow
+    Every tube (trunk, head, arm, leg, hand, ...) is a closed surface of its own; where they meet,
+    they run into each other.
+    """
+    vertices, _, _ = body(shape or Shape()).posed([pose])
+    return torch.from_numpy(vertices[0]), torch.from_numpy(topology().faces)
 
 
 def render_person(
     pose: str | Pose = "stand", identity: int = 0, size: int | tuple[int, int] = 256
 ) -> Rendering:
-    """Draw one person.
+    """Draw one person with the reference body.
 
     pose: a key of `POSES`, or a `Pose` of joint angles in degrees.
     identity: seed of the looks (skin, hair, clothes); the same seed is the same person.
@@ -153,16 +141,10 @@ def render_person(
     if not isinstance(identity, int) or identity < 0:
         raise ValueError(f"identity must be an integer of at least 0, got {identity}")
     height, width = sides
-    found = trace(pose, height, width)
-    image = _backdrop(found, height, width)
-    body = found.part > 0
-    u, v = found.uv[:, body]
-    lit = np.clip(np.tensordot(_LIGHT, found.normal[:, body], 1), 0.0, 1.0)
-    shade = SHADE_RANGE[0] + (SHADE_RANGE[1] - SHADE_RANGE[0]) * lit
-    albedo = _sample(_painted(identity).astype(float), found.part[body].astype(int), u, v)
-    image[:, body] = albedo * shade
-    return Rendering(
-        torch.from_numpy(np.clip(image, 0.0, 1.0).astype(np.float32)),
-        torch.from_numpy(found.part),
-        torch.from_numpy(found.uv.astype(np.float32)),
-    )
+    camera = Camera()
+    ankles = camera.project(joints(pose)[[7, 13]], height, width)[:, :2]
+    wall = studio(height, width) * shadows(ankles, height, width, 1.0)
+    atlas = torch.from_numpy(_painted(identity))
+    backdrop = torch.from_numpy(wall)[None]
+    views = render(body(Shape()), [pose], [camera], [_LIGHT], atlas, backdrop, samples=1)
+    return Rendering(views.image[0], views.part[0], views.uv[0])

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The people as triangle meshes: charts on every face, and skinning that poses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .body import (
+    LOWER_ARM,
+    SKULL,
+    SPINE,
+    UPPER_ARM,
+    UPPER_LEG,
+    Array,
+    Tube,
+    heights,
+    smooth,
+    tubes,
+)
+from .pose import Pose, bones, joints_of
+from .shape import Shape
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Faces (F, 3), counterclockwise from outside, the same for all bodies; the part (F,) 1..24 of
+    each and (u, v) at its corners (F, 3, 2); the tube (F,) it belongs to, in the order of
+    `body.tubes`. Every tube is a closed surface of its own; where they meet they run into each
+    other."""
+
+    faces: Index
+    part: NDArray[np.uint8]
+    uv: NDArray[np.float32]
+    tube: Index
+
+
+class Moved(NamedTuple):
+    """What a bone moves: rows of the vertices, weight (n, 1), and place and normal (n, 3) in the
+    bone's frame, times the weight."""
+
+    bone: str
+    rows: Index
+    weight: Array
+    place: Array
+    normal: Array
+
+
+@dataclass(frozen=True)
+class Body:
+    """One person's surface, ready to be posed.
+
+    Linear blend skinning: a vertex is the sum, over the bones that move it, of
+    `weight (R place + t)`, its places being in the frames of those bones; normals alike.
+    """
+
+    shape: Shape
+    size: int  # V
+    moved: tuple[Moved, ...]
+
+    def posed(self, poses: Sequence[Pose]) -> tuple[Array, Array, Array]:
+        """Vertices (P, V, 3), unit normals (P, V, 3) and the 19 joints (P, 19, 3), in meters, in
+        the frame of `pose.bones`."""
+        placed = [bones(pose, self.shape) for pose in poses]
+        vertices = np.zeros((len(placed), self.size, 3))
+        normals = np.zeros_like(vertices)
+        for bone, rows, weight, place, normal in self.moved:
+            back = np.stack([b[bone][0].T for b in placed])
+            shift = np.stack([b[bone][1] for b in placed])[:, None]
+            vertices[:, rows] += place @ back + weight * shift
+            normals[:, rows] += normal @ back
+        normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
+        joints = np.stack([joints_of(b, self.shape) for b in placed])
+        return vertices * self.shape.height, normals, joints
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Rings of a tube of the reference body: heights (R,), first and last of them the poles; v at
+    the rings of each section; angles (A,) in degrees."""
+
+    y: Array
+    sections: tuple[tuple[int, int, Array], ...]  # first ring, last ring, v of these
+    angle: Array
+
+
+@lru_cache(maxsize=64)
+def _grid(tube: Tube) -> _Grid:
+    y: list[float] = []
+    sections = []
+    for index, section in enumerate(tube.sections):
+        upper = tube.sections[index - 1].bottom if index else tube.top
+        t = np.linspace(0, 1, section.rings)
+        first, last = index == 0, index == len(tube.sections) - 1
+        # Rings gather where an end is rounded, by the cosine of a quarter or half a turn.
+        if first and last:
+            t = (1 - np.cos(np.pi * t)) / 2
+        elif first:
+            t = (t + 1 - np.cos(np.pi / 2 * t)) / 2
+        elif last:
+            t = (t + np.sin(np.pi / 2 * t)) / 2
+        own = upper + (section.bottom - upper) * t
+        start = len(y) - (not first)
+        y.extend(own if first else own[1:])
+        known, v = heights(tube, index)
+        sections.append((start, len(y) - 1, np.interp(own, known, v)))
+    chart = tube.sections[0].charts[0]
+    angle = chart.center - chart.span / 2 + 360.0 * np.arange(tube.around) / tube.around
+    return _Grid(np.array(y), tuple(sections), angle)
+
+
+def _columns(tube: Tube, section: int, angle: Array) -> tuple[Index, Array]:
+    """Part (A,) and u at both sides (A, 2) of the strips between neighboring angles."""
+    step = 360.0 / tube.around
+    part, u = np.zeros(tube.around, np.int64), np.zeros((tube.around, 2))
+    for chart in tube.sections[section].charts:
+        away = (angle + step / 2 - chart.center + 180.0) % 360.0 - 180.0
+        inside = np.abs(away) < chart.span / 2
+        edges = np.stack((away - step / 2, away + step / 2), -1) / chart.span + 0.5
+        part[inside] = chart.part
+        u[inside] = chart.u[0] + (chart.u[1] - chart.u[0]) * np.clip(edges[inside], 0, 1)
+    return part, u
+
+
+@lru_cache(maxsize=1)
+def topology() -> Topology:
+    """Of every body."""
+    faces, parts, uvs, owner = [], [], [], []
+    base = 0
+    for number, tube in enumerate(tubes()):
+        grid, A = _grid(tube), tube.around
+        R = len(grid.y)
+        this, following = np.arange(A), (np.arange(A) + 1) % A
+        # Vertices: the upper pole, rings 1 .. R - 2, the lower pole.
+        lower_pole = 1 + (R - 2) * A
+        for index, (first, last, v) in enumerate(grid.sections):
+            part, u = _columns(tube, index, grid.angle)
+            for ring in range(first, last):
+                upper, lower = v[ring - first], v[ring - first + 1]
+                middle = u.mean(1)
+                a, b = 1 + (ring - 1) * A + this, 1 + (ring - 1) * A + following
+                c, d = a + A, b + A
+                if ring == 0:
+                    corners = [(0 * c, c, d)]
+                    places = [((middle, upper), (u[:, 0], lower), (u[:, 1], lower))]
+                elif ring == R - 2:
+                    corners = [(a, 0 * a + lower_pole, b)]
+                    places = [((u[:, 0], upper), (middle, lower), (u[:, 1], upper))]
+                else:
+                    corners = [(a, c, d), (a, d, b)]
+                    places = [
+                        ((u[:, 0], upper), (u[:, 0], lower), (u[:, 1], lower)),
+                        ((u[:, 0], upper), (u[:, 1], lower), (u[:, 1], upper)),
+                    ]
+                for corner, place in zip(corners, places):
+                    faces.append(np.stack(corner, -1) + base)
+                    uvs.append(np.stack([np.stack(np.broadcast_arrays(*p), -1) for p in place], 1))
+                    parts.append(part)
+                    owner.append(np.full(A, number))
+        base += lower_pole + 1
+    return Topology(
+        np.concatenate(faces),
+        np.concatenate(parts).astype(np.uint8),
+        np.concatenate(uvs).astype(np.float32),
+        np.concatenate(owner),
+    )
+
+
+def _surface(tube: Tube, shape: Shape) -> tuple[Array, Array]:
+    """Vertices (V, 3) of a tube of a body, in the tube's frame, and heights (V,) on the
+    reference."""
+    grid = _grid(tube)
+    y = grid.y
+    width, depth, offset = tube.profile(y).T
+    length = 1.0
+    kind = tube.name.split("_")[-1]
+    if kind == "torso":
+        factor = shape.trunk(y)
+        width, depth, offset = width * factor, depth * (0.35 + 0.65 * factor), offset
+        length = shape.torso
+    elif kind in ("arm", "leg"):
+        width, depth = width * shape.limbs, depth * shape.limbs
+        length = shape.arms if kind == "arm" else shape.legs
+    elif kind in ("head", "ear"):
+        width, depth, offset, length = (shape.head * x for x in (width, depth, offset, 1.0))
+    angle = np.radians(grid.angle)
+    sine, cosine = np.sin(angle), np.cos(angle)
+    round_ = (np.abs(sine) ** tube.power + np.abs(cosine) ** tube.power) ** (-1 / tube.power)
+    x = width[:, None] * (round_ * sine)
+    z = depth[:, None] * (round_ * cosine) + offset[:, None]
+    if kind == "torso" and shape.bust:
+        turned = (grid.angle + 180.0) % 360.0 - 180.0
+        bump = np.exp(-(((np.abs(turned) - 33.0) / 27.0) ** 2))
+        z = z + shape.bust * np.exp(-(((y - 0.36) / 0.075) ** 2))[:, None] * bump
+    rings = np.stack((x, np.broadcast_to((y * length)[:, None], x.shape), z), -1)
+    inner = rings[1:-1].reshape(-1, 3)
+    poles = [np.array([[0.0, y[i] * length, offset[i]]]) for i in (0, -1)]
+    at = np.concatenate((y[:1], np.repeat(y[1:-1], tube.around), y[-1:]))
+    return np.concatenate((poles[0], inner, poles[1])), at
+
+
+def _influences(tube: Tube, shape: Shape, point: Array, y: Array) -> list[tuple[str, Array, Array]]:
+    """(bone, weight (V,), the bone's origin in the tube's frame) of a tube's vertices."""
+    side, _, kind = tube.name.rpartition("_")
+    if kind == "torso":
+        chest = smooth(y, 0.0, 0.26)
+        found = [("pelvis", 1 - chest, np.zeros(3))]
+        across = smooth(np.abs(point[:, 0]), 0.06, 0.17) * smooth(y, 0.33, 0.47) * chest
+        for name, sign in (("left", 1.0), ("right", -1.0)):
+            inner = np.array([0.03 * sign, 0.47 * shape.torso, 0.0])
+            found.append((f"{name}_clavicle", across * (point[:, 0] * sign > 0), inner))
+        found.append(("chest", chest - across, np.array([0.0, SPINE, 0.0])))
+        return found
+    if kind == "head":
+        skull = smooth(y, -0.045, 0.045)
+        neck = np.array([0.0, SPINE - SKULL * shape.torso, 0.004])
+        return [("chest", 1 - skull, neck), ("head", skull, np.zeros(3))]
+    if kind == "arm":
+        lower = smooth(y, -UPPER_ARM + 0.05, -UPPER_ARM - 0.05)
+        elbow = np.array([0.0, -UPPER_ARM * shape.arms, 0.0])
+        hand = 0.5 * smooth(y, -UPPER_ARM - LOWER_ARM + 0.04, -UPPER_ARM - LOWER_ARM - 0.01)
+        wrist = np.array([0.0, -(UPPER_ARM + LOWER_ARM) * shape.arms, 0.0])
+        return [
+            (f"{side}_upper_arm", 1 - lower, np.zeros(3)),
+            (f"{side}_lower_arm", lower - hand, elbow),
+            (f"{side}_hand", hand, wrist),
+        ]
+    if kind == "leg":
+        lower = smooth(y, -UPPER_LEG + 0.065, -UPPER_LEG - 0.065)
+        knee = np.array([0.0, -UPPER_LEG * shape.legs, 0.0])
+        return [
+            (f"{side}_upper_leg", 1 - lower, np.zeros(3)),
+            (f"{side}_lower_leg", lower, knee),
+        ]
+    return [(tube.name, np.ones(len(y)), np.zeros(3))]
+
+
+def _normals(vertices: Array, faces: Index) -> Array:
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    weighted = np.cross(b - a, c - a)  # as long as twice the face's area
+    normal = np.zeros_like(vertices)
+    for i in range(3):
+        np.add.at(normal, faces[:, i], weighted)
+    return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+
+
+@lru_cache(maxsize=256)
+def body(shape: Shape) -> Body:
+    """The surface of a body, all tubes one after the other."""
+    mesh = topology()
+    moved = []
+    base = 0
+    for number, tube in enumerate(tubes()):
+        point, y = _surface(tube, shape)
+        normal = _normals(point, mesh.faces[mesh.tube == number] - base)
+        for bone, weight, origin in _influences(tube, shape, point, y):
+            rows = np.nonzero(weight > 0)[0]
+            own = weight[rows, None]
+            place = own * (point[rows] - origin)
+            moved.append(Moved(bone, rows + base, own, place, own * normal[rows]))
+        base += len(point)
+    return Body(shape, base, tuple(moved))

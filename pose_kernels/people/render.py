@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of one person in several poses at once, through `mesh_raster`, and what is exactly
+known about them: parts, uv, and which pixel of one shows what pixel of another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ops.mesh_raster import mesh_raster
+from ..ops.uv_gather import uv_gather
+from .body import Array
+from .camera import Camera, Light
+from .mesh import Body, topology
+from .pose import Pose
+
+TOLERANCE = 0.012  # meters behind the front surface that count as still on it
+
+
+class Views(NamedTuple):
+    """N pictures. image (N, 3, H, W) float32 in [0, 1], part (N, H, W) uint8, uv (N, 2, H, W)
+    float32, both 0 off the person; joints (N, 19, 3) float64, pixels as `Camera.skeleton`; behind
+    (N, 19): meters from what the picture shows at a joint's pixel to the joint, away from the
+    viewer, -inf where it shows none of the person; drawn: what `flow` needs."""
+
+    image: Tensor
+    part: Tensor
+    uv: Tensor
+    joints: Array
+    behind: Array
+    drawn: Drawn
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """vertices (N, V, 3) float32, pixels and depth; face (N, sH, sW) and bary (N, 3, sH, sW) on a
+    grid `samples` (odd) times as fine as the pixels, whose centers are on it."""
+
+    vertices: Tensor
+    face: Tensor
+    bary: Tensor
+    samples: int
+
+    @property
+    def center(self) -> slice:
+        return slice(self.samples // 2, None, self.samples)
+
+
+@lru_cache(maxsize=1)
+def _tables() -> tuple[Tensor, Tensor, Tensor]:
+    """Faces (F, 3) int64, their parts (F,) uint8, their uv (F, 3, 2) float32."""
+    mesh = topology()
+    return torch.from_numpy(mesh.faces), torch.from_numpy(mesh.part), torch.from_numpy(mesh.uv)
+
+
+def render(
+    body: Body,
+    poses: Sequence[Pose],
+    cameras: Sequence[Camera],
+    lights: Sequence[Light],
+    atlas: Tensor,
+    backdrop: Tensor,
+    *,
+    samples: int = 3,
+) -> Views:
+    """Draw a person once per pose, camera and light.
+
+    Args:
+        body: whose surface.
+        poses, cameras, lights: N each.
+        atlas: (24, 3, S, S) float32 in [0, 1].
+        backdrop: (N or 1, 3, H, W) float32, what is seen beside the person.
+        samples: per side of a pixel, odd. The image is the mean of the samples' colors; part and
+            uv are those of the sample in the middle, which is the pixel's center.
+
+    A pixel's color, at samples 1, is `uv_gather` of the atlas at its own part and uv, times the
+    light.
+
+    Raises:
+        ValueError: samples is not odd and positive, or the numbers of poses, cameras and lights
+            differ.
+    """
+    if samples < 1 or samples % 2 == 0:
+        raise ValueError(f"samples must be an odd number of at least 1, got {samples}")
+    N = len(poses)
+    if not N == len(cameras) == len(lights):
+        raise ValueError(
+            f"poses, cameras and lights must be as many, got {N}, {len(cameras)}, {len(lights)}"
+        )
+    H, W = backdrop.shape[-2:]
+    points, normals, joints = body.posed(poses)
+    placed = np.stack([c.project(p, H, W) for c, p in zip(cameras, points)])
+    vertices = torch.from_numpy(placed.astype(np.float32))
+    faces, face_part, face_uv = _tables()
+    fine = vertices * vertices.new_tensor([samples, samples, 1.0])
+    fine += fine.new_tensor([samples // 2, samples // 2, 0.0])
+    face, bary = mesh_raster(fine, faces, (samples * H, samples * W))
+    drawn = Drawn(vertices, face, bary, samples)
+
+    lit = torch.from_numpy(
+        np.stack(
+            [
+                np.maximum(n @ (np.array(light.direction) @ c.axes()), 0)
+                / np.linalg.norm(light.direction)
+                for n, c, light in zip(normals, cameras, lights)
+            ]
+        ).astype(np.float32)
+    )
+    at = (face.flatten() >= 0).nonzero()[:, 0]  # samples on the person
+    which = at // (face.shape[1] * face.shape[2])
+    hit = face.flatten()[at].long()
+    weight = bary.movedim(1, -1).reshape(-1, 3)[at]
+    uv = (face_uv[hit] * weight[..., None]).sum(1).clamp(0, 1)
+    part = face_part[hit]
+    color = uv_gather(atlas[None], part.long()[None, None], uv.T[None, :, None].contiguous())
+    corners = faces[hit] + (which * vertices.shape[1])[:, None]
+    shade = (lit.flatten()[corners] * weight).sum(1)
+    ambient = torch.tensor([light.ambient for light in lights])[which]
+    diffuse = torch.tensor([light.diffuse for light in lights])[which]
+    color = color[0, :, 0].T * (ambient + diffuse * shade[:, None])
+
+    fields = torch.zeros((N * face.shape[1] * face.shape[2], 4))
+    fields[at, :3], fields[at, 3] = color, 1.0
+    blocks = fields.view(N, H, samples, W, samples, 4).mean((2, 4)).movedim(-1, 1)
+    image = blocks[:, :3] + (1 - blocks[:, 3:]) * backdrop
+
+    maps = torch.zeros((N * face.shape[1] * face.shape[2], 2))
+    maps[at] = uv
+    labels = torch.zeros(N * face.shape[1] * face.shape[2], dtype=torch.uint8)
+    labels[at] = part
+    middle = drawn.center
+    behind = [
+        _behind(drawn, n, camera.project(own, H, W))
+        for n, (camera, own) in enumerate(zip(cameras, joints))
+    ]
+    return Views(
+        image.clamp(0, 1),
+        labels.view(face.shape)[:, middle, middle].contiguous(),
+        maps.view(*face.shape, 2)[:, middle, middle].movedim(-1, 1).contiguous(),
+        np.stack([c.skeleton(j, H, W) for c, j in zip(cameras, joints)]),
+        np.stack(behind),
+        drawn,
+    )
+
+
+def _behind(drawn: Drawn, n: int, points: Array) -> Array:
+    """How far points (J, 3) of `Camera.project` lie behind the surface of picture n."""
+    faces, _, _ = _tables()
+    s, (rows, columns) = drawn.samples, drawn.face.shape[1:]
+    column = np.clip(np.round(s * points[:, 0] + s // 2), 0, columns - 1).astype(int)
+    row = np.clip(np.round(s * points[:, 1] + s // 2), 0, rows - 1).astype(int)
+    face = drawn.face[n, row, column].long()
+    depth = drawn.vertices[n, faces[face.clamp(min=0)], 2] * drawn.bary[n, :, row, column].T
+    found: Array = points[:, 2] - depth.sum(1).double().numpy()
+    found[(face < 0).numpy()] = -np.inf
+    return found
+
+
+def flow(drawn: Drawn, target: int, source: int) -> tuple[Tensor, Tensor]:
+    """Appearance flow (2, H, W) in pixels from a target's pixels to a source, and their visibility
+    (H, W) uint8 there: 0 visible, 1 occluded or outside of the picture, 2 background.
+
+    The flow is that of `pose_kernels.mesh_flow`. A point is visible when it lies no more than
+    `TOLERANCE` behind the face that the source shows at the nearest sample, continued as a plane
+    to the very point; so also surfaces that are seen at a grazing angle are.
+    """
+    faces, _, _ = _tables()
+    middle, s = drawn.center, drawn.samples
+    face = drawn.face[target, middle, middle]
+    H, W = face.shape
+    at = (face.flatten() >= 0).nonzero()[:, 0]
+    hit = face.flatten()[at].long()
+    weight = drawn.bary[target, :, middle, middle].flatten(1)[:, at].T
+    there, here = drawn.vertices[source], drawn.vertices[target]
+    corner = there[faces[hit]]  # (K, 3, 3)
+    step = ((corner - here[faces[hit]])[..., :2] * weight[..., None]).sum(1)
+    depth = (corner[..., 2] * weight).sum(1)
+    x, y = at % W + step[:, 0], at // W + step[:, 1]
+    inside = (x >= 0) & (x <= W - 1) & (y >= 0) & (y <= H - 1)
+    column = (s * x + s // 2).round().clamp(0, s * W - 1).long()
+    row = (s * y + s // 2).round().clamp(0, s * H - 1).long()
+    front = drawn.face[source, row, column].long()
+    a, b, c = there[faces[front.clamp(min=0)]].double().unbind(1)
+    # The plane z = a_z + p (x - a_x) + q (y - a_y) through the three corners.
+    b, c = b - a, c - a
+    area = b[:, 0] * c[:, 1] - b[:, 1] * c[:, 0]
+    p = (b[:, 2] * c[:, 1] - b[:, 1] * c[:, 2]) / area
+    q = (b[:, 0] * c[:, 2] - b[:, 2] * c[:, 0]) / area
+    plane = a[:, 2] + p * (x - a[:, 0]) + q * (y - a[:, 1])
+    seen = (front < 0) | (front == hit) | (depth <= plane + TOLERANCE)
+    found = torch.zeros((2, H * W))
+    found[:, at] = step.T
+    visibility = torch.full((H * W,), 2, dtype=torch.uint8)
+    visibility[at] = (~(inside & seen)).to(torch.uint8)
+    return found.view(2, H, W), visibility.view(H, W)
