@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .tailoring import Array, Canvas, Color, rise, wave_sum
+from .tailoring import Array, Canvas, Color, harmonics, rise
 
 SIDE = 96  # of a swatch, in samples
 
@@ -226,14 +226,13 @@ def _leopard(w: _Swatch) -> None:
 
 
 def _waves_of(w: _Swatch, count: int, most: float) -> Array:
+    """A random periodic field of about unit spread."""
     angle = (2 * np.pi * w.x).astype(np.float32)
-    seed = int(w.rng.integers(2**31))
-    rng = np.random.default_rng(seed)
-    total = np.zeros((SIDE, SIDE), np.float32)
-    for _ in range(count):
-        k, l = np.rint(rng.uniform(-most, most, 2))
-        total += np.sin(k * angle + l * 2 * np.pi * w.y + rng.uniform(0, 2 * np.pi)) / np.sqrt(count)
-    return total
+    waves = np.rint(w.rng.uniform(-most, most, (2, count))).astype(np.float32)
+    phase = w.rng.uniform(0, 2 * np.pi, count).astype(np.float32)
+    return harmonics(angle, 2 * np.pi * w.y[:, 0], waves[0], waves[1], phase)[0] * np.sqrt(
+        np.float32(count)
+    )
 
 
 def _camouflage(w: _Swatch) -> None:
@@ -334,9 +333,3 @@ def dye(fabric: Fabric, canvas: Canvas, rows: slice = slice(None)) -> Array:
     # not take them to different samples.
     column = np.floor(np.round(turn * SIDE, 2)).astype(np.intp) % SIDE
     return drawn[:, row[:, None], column[:, None, :]].swapaxes(0, 1)
-
-
-def unevenness(canvas: Canvas, seed: int, strength: float) -> Array:
-    """(n, 1, S, S) factors about 1: fine, blotchy light and dark, as washed cotton has."""
-    waves = wave_sum(canvas.angle[:, 0], canvas.t[:, 0], seed, 12, 9.0, (3.0, 22.0))
-    return (1 + np.float32(strength) * waves)[:, None]

@@ -171,9 +171,9 @@ def legs(person: Identity, upper: Canvas, lower: Canvas) -> None:
             canvas.paint(shoes.sock, canvas.below(shoes.sock_top, 0.003))
             canvas.shade(0.90, canvas.strip(shoes.sock_top - 0.020, shoes.sock_top - 0.014, 0.003))
         _trousers(person, person.bottom, canvas, is_upper)
-        if person.top.hem < -0.08:
+        if person.top.hem < 0.03:
             _skirts_of(person.top, person, canvas, is_upper)
-        if person.jacket is not None and person.jacket.hem < -0.08:
+        if person.jacket is not None:
             outer = canvas.x * _OUTSIDE
             over = canvas.over(person.jacket.hem)
             if over.rows.start < over.rows.stop:

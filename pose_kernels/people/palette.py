@@ -128,6 +128,7 @@ class Dice:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed).random
+        self.avoided: Color | None = None  # a skin: cloth of its color looks like none
 
     def chance(self, share: float) -> bool:
         return self._random() < share
@@ -155,14 +156,24 @@ class Dice:
         channels = (min(max(c + light + self.between(-by, by) / 2, 0.06), 0.97) for c in color)
         return tuple(channels)  # type: ignore[return-value]
 
+    def _seen(self, color: Color) -> bool:
+        skin = self.avoided
+        return skin is None or sum(abs(p - q) for p, q in zip(color, skin, strict=True)) > 0.35
+
     def cloth(self) -> Color:
-        return self.varied(self.one(CLOTHS))
+        for _ in range(8):
+            color = self.varied(self.one(CLOTHS))
+            if self._seen(color):
+                break
+        return color
 
     def against(self, *others: Color, apart: float = 0.25) -> Color:
         """A color of cloth that stands out from the first of the others, and is none of them."""
         best, widest = others[0], -1.0
         for _ in range(12):
             color = self.one(CLOTHS)
+            if not self._seen(color):
+                continue
             gap = abs(brightness(color) - brightness(others[0]))
             rest = min(sum(abs(p - q) for p, q in zip(color, o, strict=True)) for o in others)
             if gap >= apart and rest > 0.3:

@@ -8,6 +8,7 @@ row of masks, and touches only the rows where it is not zero.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -39,8 +40,11 @@ _POWER = 2.4  # of the superellipse that a torso's section is
 
 def rise(value: Array, edge: Array | float, soft: float) -> Array:
     """0 below the edge, 1 above it, smooth across 2 * soft."""
-    ramp = np.clip((value - edge) * np.float32(0.5 / soft) + np.float32(0.5), 0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
+    ramp = np.subtract(value, np.float32(edge) if isinstance(edge, float) else edge)
+    ramp *= np.float32(0.5 / soft)
+    ramp += np.float32(0.5)
+    np.minimum(np.maximum(ramp, 0, out=ramp), 1, out=ramp)
+    return ramp * ramp * (np.float32(3) - 2 * ramp)
 
 
 class Strip(NamedTuple):
@@ -65,6 +69,7 @@ class Grid:
     girth: Array  # (S, 1) radius there in units of the region's usual one
     radius: float
     pitch: tuple[float, float]  # of texels, along and around, meters
+    falling: list[float]  # -t of the rows, rising
 
 
 @lru_cache(maxsize=64)
@@ -89,7 +94,7 @@ def grid(name: str, size: int) -> Grid:
         array.setflags(write=False)
     around = float(np.ptp(angle[0])) * radius / max(size - 1, 1)
     along = float(np.hypot(np.ptp(y), 2 * radii.max() * 0.5)) / max(size - 1, 1)
-    return Grid(name, *arrays, radius, (along, around))
+    return Grid(name, *arrays, radius, (along, around), (-arrays[0][:, 0]).tolist())
 
 
 class Canvas:
@@ -130,9 +135,9 @@ class Canvas:
 
     def rows(self, low: float, high: float) -> slice:
         """Rows whose heights lie within, and one more at each end."""
-        t = self.t[:, 0]
-        first = int(np.searchsorted(-t, -high)) - 1
-        last = int(np.searchsorted(-t, -low)) + 1
+        falling = self.grid.falling
+        first = bisect_left(falling, -high) - 1
+        last = bisect_right(falling, -low) + 1
         return slice(max(first, 0), max(last, 0))
 
     def strip(self, low: float, high: float, soft: float = 0.004) -> Strip:
@@ -156,17 +161,6 @@ class Canvas:
         rows = self.rows(t - height - soft, t + height + soft)
         away = np.hypot((self.x - x) / width, (self.t[rows] - t) / height)
         return Strip(rows, 1 - rise(away, 1.0, soft / min(width, height)))
-
-    def line(
-        self, start: tuple[float, float], end: tuple[float, float], half: float, soft: float = 0.003
-    ) -> Strip:
-        """A stroke from (x, t) to (x, t), `half` its half-width."""
-        soft = max(soft, 0.5 * max(self.grid.pitch))
-        low, high = sorted((start[1], end[1]))
-        rows = self.rows(low - half - soft, high + half + soft)
-        return Strip(
-            rows, stroke(self.x, self.t[rows], start, end, half, soft)
-        )
 
     # -- paint
     def paint(self, color: Color | Array, strip: Strip) -> None:
@@ -194,31 +188,22 @@ class Canvas:
         self.color *= (1 + np.float32(strength) * waves)[:, None]
 
 
-def stroke(
-    x: Array, t: Array, start: tuple[float, float], end: tuple[float, float], half: float, soft: float
-) -> Array:
-    """Coverage of a line with round ends."""
-    dx, dt = end[0] - start[0], end[1] - start[1]
-    length = dx * dx + dt * dt
-    px, pt = x - np.float32(start[0]), t - np.float32(start[1])
-    if length > 0:
-        share = np.clip((px * np.float32(dx) + pt * np.float32(dt)) / np.float32(length), 0, 1)
-        px, pt = px - share * np.float32(dx), pt - share * np.float32(dt)
-    away = np.sqrt(px * px + pt * pt)
-    return 1 - rise(away, half, soft)
-
-
 def wave_sum(
     angle: Array, t: Array, seed: int, count: int, around: float, along: tuple[float, float]
 ) -> Array:
     """sin(k angle + l t + phase) summed over random k, l: (n, T, A) of angles (n, A), heights (T).
     k is an integer, so the sum closes around the limb; as a product of matrices it is cheap."""
     rng = np.random.default_rng(seed)
-    k = np.rint(rng.uniform(-around, around, count))
-    rate = 2 * np.pi * rng.uniform(*along, count)
-    phase = rng.uniform(0, 2 * np.pi, count)
-    turn = angle[:, None, :] * k[:, None].astype(np.float32)  # (n, count, A)
-    climb = t[:, None] * rate.astype(np.float32) + phase.astype(np.float32)  # (T, count)
+    k = np.rint(rng.uniform(-around, around, count)).astype(np.float32)
+    rate = (2 * np.pi * rng.uniform(*along, count)).astype(np.float32)
+    phase = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
+    return harmonics(angle, t, k, rate, phase)
+
+
+def harmonics(angle: Array, t: Array, k: Array, rate: Array, phase: Array) -> Array:
+    """Mean of sin(k angle + rate t + phase) over the waves, (n, T, A)."""
+    turn = angle[:, None, :] * k[:, None]  # (n, count, A)
+    climb = t[:, None] * rate + phase  # (T, count)
     columns = np.concatenate((np.cos(turn), np.sin(turn)), axis=1)
-    rows = np.concatenate((np.sin(climb), np.cos(climb)), axis=1) / np.float32(count)
-    return np.matmul(rows, columns)
+    rows = np.concatenate((np.sin(climb), np.cos(climb)), axis=1) / np.float32(len(k))
+    return np.matmul(rows.astype(np.float32), columns)

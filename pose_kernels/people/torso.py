@@ -277,19 +277,31 @@ def _neckwear(person: Identity, canvas: Canvas) -> None:
 
 
 def _hair(person: Identity, canvas: Canvas) -> None:
-    """Long hair on the back, and at the sides in front."""
+    """Long hair on the back, and a lock over each shoulder where it is worn open."""
     face = person.face
     if face.hair_length > 1 or face.hat == "scarf":
         return
-    narrow = face.cut in ("tail", "bun")
+    hair = np.array(face.hair, np.float32).reshape(1, 3, 1, 1)
     back = canvas.only(BACK)
-    reach = 0.035 if narrow else 0.105
-    strip = back.strip(face.hair_length, 9.0, 0.012)
-    ragged = face.hair_length + 0.012 * np.sin(90 * back.x) + 0.06 * (np.abs(back.x) / reach) ** 2
-    mask = rise(back.t[strip.rows] - ragged, 0.0, 0.010) * back.columns(-1, reach, 0.008)
-    strands = 1 + 0.10 * np.sin(back.x * 420 + 2 * np.sin(back.t[strip.rows] * 30))
-    hair = np.array(face.hair, np.float32).reshape(1, 3, 1, 1) * strands[:, None]
-    back.paint(hair, Strip(strip.rows, mask))
+    reach = 0.034 if face.cut == "tail" else 0.122
+    end = face.hair_length + 0.010 * np.sin(110 * back.x) + 0.05 * (back.x / reach) ** 2
+    rows = back.rows(face.hair_length - 0.03, 9.0)
+    mask = rise(back.t[rows] - end, 0.0, 0.010) * back.columns(-1, reach, 0.006)
+    back.shade(0.82, Strip(rows, rise(back.t[rows] - end, -0.012, 0.010) * back.columns(-1, reach)))
+    strands = 1 + 0.10 * np.sin(back.x * 420 + 2 * np.sin(back.t[rows] * 30))
+    back.paint(hair * strands[:, None], Strip(rows, mask))
+    if face.cut == "tail" or person.extras.scarf is not None or person.folds % 2:
+        return
+    front = canvas.only(FRONT)
+    low = face.hair_length + 0.03
+    rows = front.rows(low - 0.03, 9.0)
+    away = np.abs(front.x) * (0.4 + 0.6 * front.grid.girth[rows])
+    half = 0.021 * np.clip((front.t[rows] - low) / 0.06, 0, 1)
+    soft = max(0.004, 0.5 * front.grid.pitch[1])
+    lock = rise(half - np.abs(away - 0.075 - 0.004 * np.sin(60 * front.t[rows])), 0.0, soft)
+    front.shade(0.85, Strip(rows, rise(half - np.abs(away - 0.077), -0.006, soft)))
+    strands = 1 + 0.10 * np.sin(away * 700 + 2 * np.sin(front.t[rows] * 40))
+    front.paint(hair * strands[:, None], Strip(rows, lock))
 
 
 def paint(person: Identity, canvas: Canvas) -> None:

@@ -80,7 +80,7 @@ _FIRST = Identity(
 def _face(dice: Dice, feminine: bool, folds: int) -> Face:
     shade = dice.between(0, len(SKINS) - 1)
     skin = mix(SKINS[int(shade)], SKINS[min(int(shade) + 1, len(SKINS) - 1)], shade % 1)
-    skin = dice.varied(skin, 0.015)
+    skin = dice.avoided = dice.varied(skin, 0.015)
     age = max(0.0, dice.between(-0.8, 1.0))
     hair = dice.one(HAIRS[:5] if brightness(skin) < 0.5 else HAIRS[:9])
     if dice.chance(0.04):
