@@ -80,7 +80,7 @@ def test_flow_leads_to_the_same_place_of_the_surface(items):
         wrong = (uv - item["target_uv"]).abs().amax(0)[seen]
         checked += len(wrong)
         assert (wrong < 0.08).float().mean() > 0.95
-    assert checked > 300
+    assert checked > 200
 
 
 def test_pictures_are_the_atlas_in_the_light(data, items):
@@ -106,7 +106,9 @@ def test_joints(items):
             flat, deep = item[f"{who}_joints18"], item[f"{who}_joints19"]
             known = (flat != -1).any(1)
             assert torch.equal(flat[known], deep[order][known, :2])
-            assert (flat[known] > -0.51).all() and (flat[known] < torch.tensor([39.51, 47.51])).all()
+            assert (flat[known] > -0.51).all() and (
+                flat[known] < torch.tensor([39.51, 47.51])
+            ).all()
             gone = deep[order][~known][:, :2]
             outside = (gone < -0.5).any(1) | (gone > torch.tensor([39.5, 47.5])).any(1)
             face = torch.tensor([n in (0, 14, 15, 16, 17) for n in range(18)])[~known]
@@ -176,7 +178,8 @@ def test_backgrounds():
 
 
 def test_atlas_sides():
-    assert [atlas_side(height) for height in (16, 64, 65, 256, 512, 2000)] == [32, 32, 64, 128, 256, 256]  # fmt: skip
+    sides = [atlas_side(height) for height in (16, 64, 65, 256, 512, 2000)]
+    assert sides == [32, 32, 64, 128, 256, 256]
     assert pairs().atlas(5).shape == (24, 3, 32, 32)
 
 

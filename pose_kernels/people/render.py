@@ -172,8 +172,9 @@ def flow(drawn: Drawn, target: int, source: int) -> tuple[Tensor, Tensor]:
     (H, W) uint8 there: 0 visible, 1 occluded or outside of the picture, 2 background.
 
     The flow is that of `pose_kernels.mesh_flow`. A point is visible when its face is turned toward
-    the viewer, and it lies no more than `TOLERANCE` behind the face that the source shows at the nearest sample, continued as a plane
-    to the very point; so also surfaces that are seen at a grazing angle are.
+    the viewer and it lies no more than `TOLERANCE` behind the face that the source shows at the
+    nearest sample, continued as a plane to the very point: so a surface that is seen at a grazing
+    angle does not hide itself.
     """
     faces, _, _ = _tables()
     middle, s = drawn.center, drawn.samples
