@@ -16,13 +16,14 @@ from tqdm import tqdm
 from pose_kernels.files import write_files
 
 from ..batch import Batch, missing, to
+from ..data import PairData
 from ..system import System
 from . import checkpoint, parallel, sheet
 from .ema import Average
 from .folder import Folder, Run, build, continued
 from .interrupt import Interrupt
 from .log import Log, Terms
-from .sampling import Order, Pairs, Share, loader, seed_of, spread
+from .sampling import Order, Share, loader, seed_of, spread
 from .schedule import Segment, plan
 from .summary import Clock, Summary, peak_memory
 from .turns import NotFinite, Turns
@@ -48,8 +49,8 @@ class Trainer:
         self,
         run: Run,
         system: type[System],
-        training: Pairs,
-        validation: Pairs,
+        training: PairData,
+        validation: PairData,
         *,
         resume: bool = False,
         overwrite: bool = False,
@@ -59,7 +60,6 @@ class Trainer:
         self.training, self.validation = training, validation
         self.folder = Folder(settings.out)
         self.store = checkpoint.Store(self.folder.checkpoints, settings.keep)
-        self._check_data(system)
         if resume:
             continued(self.folder.read(), run)
         elif not overwrite:
@@ -67,6 +67,7 @@ class Trainer:
         self.accelerator = parallel.start(settings)
         self.main = self.accelerator.is_main_process
         self.system = build(system, run.config, settings.seed)
+        self._check_data()
         self.plan = plan(self.system.stages, settings.steps, settings.stage)
         self.order = Order(len(training), settings.batch, settings.seed)
         self._share(0, 0)  # raises where the batch does not divide
@@ -87,9 +88,9 @@ class Trainer:
         elif self.main:
             self.folder.begin(run)
 
-    def _check_data(self, system: type[System]) -> None:
-        if lack := missing(self.training.keys, system.needs):
-            raise ValueError(f"{system.name} cannot train on {self.training.name}: {lack}")
+    def _check_data(self) -> None:
+        if lack := missing(self.training.keys, self.system.needs):
+            raise ValueError(f"{self.system.name} cannot train on {self.training.name}: {lack}")
         for pairs in (self.training, self.validation):
             if len(pairs) == 0:
                 raise ValueError(f"{pairs.name}: the {pairs.split} split has no pairs")
