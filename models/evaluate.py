@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         trained = load_trained(args.run, average=not args.no_ema, device=device_of(args.device))
         comparison = _compare(trained, args)
         print(comparison.table())
-        out = args.out or trained.run_folder / f"evaluation-{args.split}"
+        out = args.out or args.run / f"evaluation-{args.split}"
         for path in comparison.write(out):
             print(f"written: {path}")
     except (ValueError, OSError) as error:
@@ -57,7 +57,9 @@ def _parser() -> command.Parser:
         default=(),
         help="also these, with the weights that torchmetrics has or downloads (none)",
     )
-    parser.add_argument("--out", type=Path, help="writes OUT.json and OUT.csv (into the run)")
+    parser.add_argument(
+        "--out", type=Path, help="writes OUT.json and OUT.csv (RUN/evaluation-SPLIT)"
+    )
     return parser
 
 

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> command.Parser:
     parser = command.Parser(prog=PROG, description="Pictures of a trained system.")
     parser.add_argument("run", type=Path, help="folder of a run, or one of its checkpoints")
-    parser.add_argument("--out", type=Path, help="picture to write (sample-SPLIT.png in the run)")
+    parser.add_argument("--out", type=Path, help="picture to write (RUN/sample-SPLIT.png)")
     parser.add_argument("--pairs", type=int, default=8, help="rows of the sheet (%(default)s)")
     command.add_run_arguments(parser)
     own = parser.add_argument_group("a photo of your own", "Instead of pairs of a data set.")
@@ -65,7 +65,7 @@ def _sheet(trained: Trained, args: argparse.Namespace) -> Path:
     _check(trained, batch)
     columns = trained.system.pictures(to(batch, trained.device))
     footer = f"{trained.line()}; {data_line(settings, args.split, len(pairs))}"
-    path: Path = args.out or trained.run_folder / f"sample-{args.split}.png"
+    path: Path = args.out or args.run / f"sample-{args.split}.png"
     sheet.save(sheet.draw(columns, footer), path)
     return path
 

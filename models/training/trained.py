@@ -51,11 +51,6 @@ class Trained:
     def device(self) -> torch.device:
         return next(self.system.parameters()).device
 
-    @property
-    def run_folder(self) -> Path:
-        """RUN of RUN/checkpoints/step-XXXXXXXX."""
-        return self.path.parent.parent
-
 
 def features_of(system: nn.Module) -> dict[str, str]:
     """Whence the networks are that measure its losses: their `source`, if there are any."""
