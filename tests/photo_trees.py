@@ -10,7 +10,7 @@ from PIL import Image
 
 from models.data.lists import clothes_key
 from pose_kernels import io
-from pose_kernels.person import render_person
+from pose_kernels.people.person import render_person
 
 CLOTHES = ("fashionWOMENBlouses_Shirtsid0000069302", "fashionMENDenimid0000070301")
 VIEWS = ("1front", "2side", "3back")

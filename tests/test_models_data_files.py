@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """MVC, folders of one's own, and the check that goes through the files of a data set."""
 
+import pickle
+
 import numpy as np
 import pytest
+import torch
 from photo_trees import NAMES, annotation, fashion, iuv_tree, pair_list, png
 from PIL import Image
 
 from models.data import open_data
 from models.data.__main__ import main
 from models.data.check import check
+from pose_kernels import io
 
 
 def shades(folder, names, size=(40, 30)):
@@ -74,6 +78,44 @@ def test_folder_with_everything(tmp_path):
     png(tmp_path / "iuv" / "b0_IUV.png", np.zeros((20, 18, 3), np.uint8))
     with pytest.raises(ValueError, match=r"b0_IUV.png is 18 x 20 .* its picture b0.png is 30 x 40"):
         sets["validation"][0]
+
+
+def test_views_differ_by_epoch_and_are_the_same_in_a_worker(tmp_path):
+    names = [f"{i}.png" for i in range(6)]
+    shades(tmp_path / "images", names, (4, 4))
+    for name in names:
+        png(tmp_path / "iuv" / name, np.zeros((4, 4, 3), np.uint8))
+    lines = [f"{a},{b},train" for a, b in zip(names, names[1:])]
+    (tmp_path / "pairs.csv").write_text("\n".join(["from,to,split", *lines]))
+    data = open_data("folder", split="train", size=4, root=tmp_path, views=3, seed=5)
+    worker = pickle.loads(pickle.dumps(data))
+    seen = set()
+    for epoch in range(8):
+        for one in (data, worker):
+            one.set_epoch(epoch)
+        views = data[1]["view_image"]
+        assert torch.equal(views, worker[1]["view_image"])
+        seen.add(tuple(((views[:, 0, 0, 0] + 1) * 127.5 / 20).round().int().tolist()))
+    assert all(views[0] == 1 and len({*views, 2}) == 4 for views in seen) and len(seen) > 3
+
+
+def test_synthetic_people_come_back_from_files(tmp_path):
+    drawn = open_data("synthetic", split="test", size=32, length=1, flow=False)[0]
+    joints = {}
+    for side in ("source", "target"):
+        io.write_iuv(tmp_path / f"{side}_IUV.png", drawn[f"{side}_part"], drawn[f"{side}_uv"])
+        for folder in ("images", "iuv", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / f"{side}_IUV.png").rename(tmp_path / "iuv" / f"{side}_IUV.png")
+        io.write_image(tmp_path / "images" / f"{side}.png", drawn[f"{side}_image"] / 2 + 0.5)
+        io.write_image(tmp_path / "masks" / f"{side}.png", drawn[f"{side}_mask"].repeat(3, 1, 1))
+        joints[f"{side}.png"] = drawn[f"{side}_joints18"].tolist()
+    annotation(tmp_path / "joints.csv", joints)
+    pair_list(tmp_path / "pairs.csv", [("source.png", "target.png")])
+    read = open_data("folder", split="train", size=32, root=tmp_path)[0]
+    assert set(read) == set(drawn) - {"source_joints19", "target_joints19"}
+    for key in set(read) - {"identity"}:
+        torch.testing.assert_close(read[key], drawn[key], atol=0.5 / 127 + 1e-5, rtol=0, msg=key)
 
 
 def test_folder_without_a_column_of_splits(tmp_path):

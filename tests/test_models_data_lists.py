@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The text files of pose transfer data: spellings, encodings, bad lines, and the real ones."""
 
+import doctest
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,14 @@ import numpy as np
 import pytest
 from photo_trees import NAMES
 
+import models.data
 from models.data import deepfashion, lists
+
+
+@pytest.mark.parametrize("module", [models.data, lists, deepfashion], ids=lambda m: m.__name__)
+def test_docstring_examples(module):
+    done = doctest.testmod(module)
+    assert done.attempted > 0 and done.failed == 0
 
 
 @pytest.mark.parametrize(

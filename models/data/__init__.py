@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import json
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -149,7 +150,7 @@ def options_of(name: str) -> dict[str, Any] | None:
 
 
 def read_options(texts: Iterable[str]) -> dict[str, Any]:
-    """The options that a command line gives as KEY=VALUE: numbers, true, false, none, else text.
+    """The options that a command line gives as KEY=VALUE: JSON where it reads as such, else text.
 
     >>> read_options(["variant=crop176", "validation=0.02", "flow=false"])
     {'variant': 'crop176', 'validation': 0.02, 'flow': False}
@@ -159,20 +160,11 @@ def read_options(texts: Iterable[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
             raise ValueError(f"a data option must be KEY=VALUE, got {text!r}")
-        options[key] = _value(value)
-    return options
-
-
-def _value(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
         try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return options
 
 
 def tree_of(name: str) -> Callable[..., Any] | None:

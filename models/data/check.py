@@ -24,7 +24,7 @@ from . import SPLITS, options_of, tree_of
 from .tree import Found, Listing, Tree, find
 
 SHOWN = 10  # of each kind of problem
-_THREADS = 8  # waiting for a disk, mostly
+_THREADS = 2  # one waits for the disk; more only get in each other's way
 _BLOCK = 2048
 _TAILS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
 _SIZE = (64, 64)  # any: only whether a placement exists is asked
@@ -267,7 +267,9 @@ def _header(path: Path) -> tuple[tuple[int, int], str] | None:
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION) in _ROTATED
+            # asked of a PNG without the tag, Pillow decodes all of it
+            tagged = image.format != "PNG" or "exif" in image.info
+            turned = tagged and image.getexif().get(_ORIENTATION) in _ROTATED
             file.seek(0, os.SEEK_END)
             file.seek(-min(64, file.tell()), os.SEEK_CUR)
             if tail is None or tail not in file.read():

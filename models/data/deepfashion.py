@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -77,7 +78,7 @@ class DeepFashion(Tree):
     nested: bool = False
     joint_width: int = 256
 
-    def image_files(self, name: str) -> list[Path]:
+    def image_files(self, name: str) -> Iterator[Path]:
         return super().image_files(raw_name(name) if self.nested else name)
 
     def frame(self, picture: tuple[int, int]) -> tuple[int, int]:
@@ -169,7 +170,7 @@ def tree(
         raise ValueError(
             f"validation must be a share of the clothes, 0 to below 1, got {validation}"
         )
-    phase = "test" if split == "test" else "train"
+    phase = "test" if split == "test" or (split == "validation" and not validation) else "train"
     bases = [base, base / "fashion_data"]
     pairs_file = given(pairs, base, "pairs") or first_file(bases, _spellings("pairs", phase))
     joints_file = given(annotation, base, "annotation") or first_file(
@@ -193,10 +194,8 @@ def tree(
         if joints is None:
             raise FileNotFoundError(f"joint_rule={joint_rule} needs joints; {GET['joints']}")
         found = [p for p in found if all(_passes(joints.get(name), joint_rule) for name in p)]
-    if split != "test":
+    if phase == "train":
         held_out = lists.carve((lists.clothes_key(a) for a, _ in found), validation)
-        if split == "validation" and not held_out:
-            raise ValueError("deepfashion has no validation split with --data-options validation=0")
         keep = split == "validation"
         found = [pair for pair in found if (lists.clothes_key(pair[0]) in held_out) == keep]
     return DeepFashion(
@@ -242,9 +241,10 @@ def open_pairs(
     high-resolution pictures squeezed to 256 x 176. pairs, annotation: files; images, iuv, masks:
     folders, where they are not found by their names. iuv_order: "auto", "cv2" or "rgb".
     annotation_width: 176 or 256, the frame of the joints; None: 176 when the file is called
-    "resize" or has an x below -1. joint_rule: keep pairs whose pictures have "any" joint, or
-    both shoulders and hips ("torso"). validation: share of the training clothes held out as
-    the split "validation"; 0 trains on all. missing: "error", or "skip" for pairs without a file.
+    "resize" or has an x below -1. joint_rule: keep pairs whose pictures have "any" joint, or both
+    shoulders and hips ("torso"). validation: share of the training clothes held out as the split
+    "validation"; at 0 all is trained on, and that split is the test's. missing: "error", or "skip"
+    for pairs without a file.
     """
     found = tree(
         root,

@@ -35,7 +35,7 @@ def tree(
     base = open_root(root, "mvc", GET["images"])
     if not 0 <= validation < 1:
         raise ValueError(f"validation must be a share of the items, 0 to below 1, got {validation}")
-    phase = "test" if split == "test" else "train"
+    phase = "test" if split == "test" or (split == "validation" and not validation) else "train"
     image_folder = first_folder([base], [phase])
     if image_folder is None:
         raise FileNotFoundError(f"{base / phase}: no such folder; {GET['images']}")
@@ -49,10 +49,8 @@ def tree(
         found = lists.same_clothes_pairs(
             sorted(path.name for path in image_folder.iterdir() if path.is_file())
         )
-    if split != "test":
+    if phase == "train":
         held_out = lists.carve((lists.clothes_key(a) for a, _ in found), validation)
-        if split == "validation" and not held_out:
-            raise ValueError("mvc has no validation split with --data-options validation=0")
         keep = split == "validation"
         found = [pair for pair in found if (lists.clothes_key(pair[0]) in held_out) == keep]
     return Tree(
@@ -87,7 +85,8 @@ def open_pairs(
 
     pairs, annotation: files, where they are not mvc-pairs-*.csv and mvc-annotation-*.csv; without a
     list, all pairs of an item. iuv_order: "auto", "cv2" or "rgb". validation: share of the training
-    items held out as the split "validation". missing: "error", or "skip" for pairs without a file.
+    items held out as the split "validation"; at 0 all is trained on, and that split is the test's.
+    missing: "error", or "skip" for pairs without a file.
     """
     found = tree(
         root,

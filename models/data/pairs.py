@@ -96,17 +96,17 @@ class PairFiles(Dataset[dict[str, Tensor]]):
         person = self.tree.person(self._names[source])
         item["identity"] = torch.tensor(lists.key_number(person))
         if self.views:
-            chosen = self._choose(index, source, person)
+            chosen = self._choose(index, source, target, person)
             views = [loaded.get(i) or self._load(i) for i in chosen]
             item.update(self._stack(views))
         return item
 
-    def _choose(self, index: int, source: int, person: str) -> list[int]:
-        """The source, then others of the same clothes in an order of this item and epoch."""
-        others = [i for i in self._people[person] if i != source]
+    def _choose(self, index: int, source: int, target: int, person: str) -> list[int]:
+        """The source, others of the same clothes in an order of this item and epoch, the target."""
+        others = [i for i in self._people[person] if i not in (source, target)]
         key = (self.seed, lists.key_number(self.split), self.epoch, index)
         order = np.random.default_rng(key).permutation(len(others))
-        return [source, *(others[k] for k in order[: self.views - 1])]
+        return [source, *(others[k] for k in order), target][: self.views]
 
     def _stack(self, views: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """view_*: (K, ...), zeros (all background) where there are fewer."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -47,21 +47,25 @@ class Tree:
         """Every picture of the pairs once, in their order."""
         return list(dict.fromkeys(name for pair in self.pairs for name in pair))
 
-    def image_files(self, name: str) -> list[Path]:
+    def image_files(self, name: str) -> Iterator[Path]:
         """Where a picture may lie: the first that is there counts."""
         path = self.image_folder / name
-        return [path, *(path.with_suffix(suffix) for suffix in PICTURES)]
+        yield path
+        for suffix in PICTURES:
+            yield path.with_suffix(suffix)
 
-    def iuv_files(self, name: str) -> list[Path]:
+    def iuv_files(self, name: str) -> Iterator[Path]:
         assert self.iuv_folder is not None
-        stem = Path(name).with_suffix("")
-        names = [f"{stem}{end}{suffix}" for end in ("_IUV", "_iuv", "") for suffix in MAPS]
-        return [self.iuv_folder / n for n in names]
+        stem = str(Path(name).with_suffix(""))
+        for end in ("_IUV", "_iuv", ""):
+            for suffix in MAPS:
+                yield self.iuv_folder / f"{stem}{end}{suffix}"
 
-    def mask_files(self, name: str) -> list[Path]:
+    def mask_files(self, name: str) -> Iterator[Path]:
         assert self.mask_folder is not None
         path = self.mask_folder / name
-        return [path.with_suffix(".png"), path]
+        yield path.with_suffix(".png")
+        yield path
 
     def frame(self, picture: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of what is letterboxed: beside it there is nothing to be seen."""
@@ -117,12 +121,12 @@ def find(tree: Tree, name: str, listing: Listing) -> Found | tuple[str, Path]:
     """The files of a picture, or what lacks ("images", "iuv", "masks", "joints") and where."""
     image = listing.first(tree.image_files(name))
     if image is None:
-        return "images", tree.image_files(name)[0]
+        return "images", next(tree.image_files(name))
     iuv = mask = None
     if tree.iuv_folder is not None and (iuv := listing.first(tree.iuv_files(name))) is None:
-        return "iuv", tree.iuv_files(name)[0]
+        return "iuv", next(tree.iuv_files(name))
     if tree.mask_folder is not None and (mask := listing.first(tree.mask_files(name))) is None:
-        return "masks", tree.mask_files(name)[0]
+        return "masks", next(tree.mask_files(name))
     if tree.joints is not None and name not in tree.joints:
         return "joints", Path(name)
     return Found(image, iuv, mask)
