@@ -14,7 +14,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from .data import open_data
 from .training import command
 from .training.comparison import Comparison, mean_picture, measure
 from .training.sampling import chosen, spread
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         trained = load_trained(args.run, average=not args.no_ema, device=device_of(args.device))
         comparison = _compare(trained, args)
         print(comparison.table())
-        out = args.out or trained.path.parent.parent / f"evaluation-{args.split}"
+        out = args.out or args.run / f"evaluation-{args.split}"
         for path in comparison.write(out):
             print(f"written: {path}")
     except (ValueError, OSError) as error:
@@ -58,7 +57,9 @@ def _parser() -> command.Parser:
         default=(),
         help="also these, with the weights that torchmetrics has or downloads (none)",
     )
-    parser.add_argument("--out", type=Path, help="writes OUT.json and OUT.csv (into the run)")
+    parser.add_argument(
+        "--out", type=Path, help="writes OUT.json and OUT.csv (RUN/evaluation-SPLIT)"
+    )
     return parser
 
 
@@ -67,8 +68,8 @@ def _compare(trained: Trained, args: argparse.Namespace) -> Comparison:
     for name in ("batch", "mean_pairs"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-    pairs = command.open_split(open_data, settings, args.split)
-    training = command.open_split(open_data, settings, "train")
+    pairs = command.open_split(settings, args.split)
+    training = command.open_split(settings, "train")
     count = len(pairs) if args.pairs is None else args.pairs
     if not 1 <= count <= len(pairs):
         raise ValueError(f"--pairs must be 1..{len(pairs)}, which the {args.split} split has")

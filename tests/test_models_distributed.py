@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import torch
+import training_worker  # noqa: F401  (registers the system)
 from safetensors.torch import load_file
-from training_worker import open_tiny
 
 from models.train import main
 
@@ -41,7 +41,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     )
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("ms per step") == 1  # said by one of them
-    assert main([*FLAGS, "--out", str(one)], open_data=open_tiny) == 0
+    assert main([*FLAGS, "--out", str(one)]) == 0
     ours, theirs = terms(one), terms(two)
     # All losses and the norms of all gradients, of both players in both stages, at every step.
     assert ours.keys() == theirs.keys() and len(ours) == 2 * 3 + 4 * 6

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_worker import TinyPairs, open_tiny
+from training_worker import TinyPairs
 
 from models.train import main
 from models.training import checkpoint
@@ -146,7 +146,7 @@ def test_when_no_checkpoint_is_whole_nothing_is_touched(
     subprocess.run(["cp", "-r", str(whole), str(out)], check=True)
     for state in out.glob("checkpoints/*/state.json"):
         state.write_text("{}")
-    assert main(["tiny_gan", "--resume", "--out", str(out)], open_data=open_tiny) == 2
+    assert main(["tiny_gan", "--resume", "--out", str(out)]) == 2
     assert f"no checkpoint in {out / 'checkpoints'} is whole" in capsys.readouterr().err
     assert (out / "losses.csv").read_text() == (whole / "losses.csv").read_text()
 
@@ -207,7 +207,7 @@ def test_only_what_is_left_of_an_epoch_is_loaded(
     (out / "checkpoints" / "latest").write_text("step-00000009\n")
     monkeypatch.setattr(TinyPairs, "loaded", [])
     arguments = ["tiny_gan", "--resume", "--out", str(out), "--deterministic", "false"]
-    assert main(arguments, open_data=open_tiny) == 0
+    assert main(arguments) == 0
     assert len(TinyPairs.loaded) == 3 * 4  # three steps of four pairs
 
 
@@ -215,7 +215,7 @@ def test_what_cannot_change_on_the_way(
     tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*flags: str) -> str:
-        assert main(["tiny_gan", "--resume", *flags], open_data=open_tiny) == 2
+        assert main(["tiny_gan", "--resume", *flags]) == 2
         return capsys.readouterr().err
 
     here = ("--out", str(whole))

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
-from training_worker import TinyConfig, TinyGan, TinyPairs, open_tiny
+from training_worker import TinyConfig, TinyGan, TinyPairs
 
 from models.system import DISCRIMINATOR, GENERATOR, Stage
 from models.train import main
@@ -28,7 +28,7 @@ TINY = "tiny_gan --preset tiny".split()
 
 
 def train(out: Path, *flags: str) -> int:
-    return main([*TINY, "--out", str(out), *flags], open_data=open_tiny)
+    return main([*TINY, "--out", str(out), *flags])
 
 
 def rows(out: Path) -> list[list[str]]:
@@ -288,9 +288,9 @@ def test_wrong_values_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         "tiny_gan --bach 3": "unrecognized arguments: --bach 3",
         "tiny_gan --stage third": "--stage must be one of warm, joint, got 'third'",
         "tiny_gan --batch 4 --accumulate 3": "--batch must be a multiple of 1 processes x",
-        "tiny_gan --data other": "--data must be tiny, got 'other'",
+        "tiny_gan --data other": "data must be one of deepfashion, ",
         "tiny_gan --data-root gone": "gone/pairs.csv is not there: make it first",
-        "tiny_gan --data-options length": "--data-options must be name=value",
+        "tiny_gan --data-options length": "--data-options: a data option must be KEY=VALUE",
         "tiny_gan --data-options length=0": "tiny pairs: the train split has no pairs",
         "tiny_gan --init gone": "gone is neither a checkpoint nor a run that has one",
         "demanding": "the data has no flow, source_joints18 (2D joints: the annotation CSV",
@@ -301,7 +301,7 @@ def test_wrong_values_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         out = [] if "--out" in line else ["--out", str(tmp_path / str(number))]
         name, *flags = line.split()
         try:
-            code = main([name, *out, *flags], open_data=open_tiny)
+            code = main([name, *out, *flags])
         except SystemExit as error:
             code = int(error.code or 0)
         said = capsys.readouterr().err

@@ -63,12 +63,12 @@ class TinyPairs:
         }
 
 
-def open_tiny(name: str, *, split: str, size: tuple[int, int], **options: Any) -> TinyPairs:
-    if name != "tiny":
-        raise ValueError(f"--data must be tiny, got {name!r}")
-    if options.get("root"):
-        raise FileNotFoundError(f"{options['root']}/pairs.csv is not there: make it first")
-    return TinyPairs(split, size, int(options.get("length", 12)), options["seed"])
+def open_tiny(
+    *, split: str, size: tuple[int, int], root: str | None, views: int, seed: int, length: int = 12
+) -> TinyPairs:
+    if root:
+        raise FileNotFoundError(f"{root}/pairs.csv is not there: make it first")
+    return TinyPairs(split, size, length, seed)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class TinyGan(System):
     needs = frozenset({"source_image", "target_image"})
     Config = TinyConfig
     training_presets = {
-        "paper": {"data": "tiny", "batch": 4, "workers": 0, "size": (8, 8)},
+        "paper": {"data": "training_worker:open_tiny", "batch": 4, "workers": 0, "size": (8, 8)},
         "tiny": {"size": (8, 8), "ema": 0.9, "save_every": 4, "sheet_every": 8},
     }
 
@@ -147,8 +147,8 @@ class Demanding(TinyGan):
     needs = TinyGan.needs | {"flow", "source_joints18"}
 
 
-systems.register("tiny_gan", TinyGan, "two convolutions and a judge")
-systems.register("demanding", Demanding, "asks for what the data lack")
+systems.register("tiny_gan", "training_worker:TinyGan", "two convolutions and a judge")
+systems.register("demanding", "training_worker:Demanding", "asks for what the data lack")
 
 
 def _signal_at(
@@ -197,7 +197,7 @@ def _in_a_fork(job: dict[str, Any]) -> dict[str, Any]:
             code = 70
             try:
                 _arm(job)
-                code = main(job["argv"], open_data=open_tiny)
+                code = main(job["argv"])
             except SystemExit as error:
                 code = int(error.code or 0)
             except BaseException:
@@ -225,4 +225,4 @@ if __name__ == "__main__":
     else:
         from models.train import main
 
-        sys.exit(main(sys.argv[1:], open_data=open_tiny))
+        sys.exit(main(sys.argv[1:]))

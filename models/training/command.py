@@ -7,14 +7,12 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ..config import PAPER, Settings
+from ..data import PairData, open_data
 from ..system import System
 from .settings import GROUPS, DataSettings, TrainSettings, adapted, preset_of, settings_class
-
-OpenData = Callable[..., Any]  # models.data.open_data
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,23 +88,16 @@ def data_settings(settings: TrainSettings, args: argparse.Namespace) -> TrainSet
     return dataclasses.replace(settings, **changes)
 
 
-def open_data_function() -> OpenData:
-    from ..data import open_data
-
-    return open_data
-
-
-def open_split(
-    open_data: OpenData, settings: TrainSettings, split: str, size: Sequence[int] | None = None
-) -> Any:
+def open_split(settings: TrainSettings, split: str) -> PairData:
     """A split of the settings' data set, at their size.
 
     Raises ValueError or FileNotFoundError with one line.
     """
+    H, W = settings.size
     return open_data(
         settings.data,
         split=split,
-        size=tuple(size or settings.size),
+        size=(H, W),
         root=settings.data_root,
         views=settings.views,
         seed=settings.seed,

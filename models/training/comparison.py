@@ -110,7 +110,7 @@ def measure(
 
     batches: with their length. mean: (3, H, W), the mean of `mean_of` training pictures.
     """
-    device = next(trained.system.parameters()).device
+    device = trained.device
     about = trained.about()
     methods = (trained.name, COPY, f"mean of {mean_of} training pictures")
     reports = {method: Report(data, **about) for method in methods}
@@ -128,9 +128,7 @@ def measure(
             for network in measuring[method]:
                 values = network.update(picture, truth)
                 if values is not None:
-                    report.add(
-                        network.name, values, preset=network.preset, weights=network.weights
-                    )
+                    report.add(network.name, values, preset=network.preset, weights=network.weights)
     for method, report in reports.items():
         for network in measuring[method]:
             if network.of_set:

@@ -16,13 +16,14 @@ from tqdm import tqdm
 from pose_kernels.files import write_files
 
 from ..batch import Batch, missing, to
+from ..data import PairData
 from ..system import System
 from . import checkpoint, parallel, sheet
 from .ema import Average
 from .folder import Folder, Run, build, continued
 from .interrupt import Interrupt
 from .log import Log, Terms
-from .sampling import Order, Pairs, Share, loader, seed_of, spread
+from .sampling import Order, Share, loader, seed_of, spread
 from .schedule import Segment, plan
 from .summary import Clock, Summary, peak_memory
 from .turns import NotFinite, Turns
@@ -48,8 +49,8 @@ class Trainer:
         self,
         run: Run,
         system: type[System],
-        training: Pairs,
-        validation: Pairs,
+        training: PairData,
+        validation: PairData,
         *,
         resume: bool = False,
         overwrite: bool = False,
@@ -59,7 +60,6 @@ class Trainer:
         self.training, self.validation = training, validation
         self.folder = Folder(settings.out)
         self.store = checkpoint.Store(self.folder.checkpoints, settings.keep)
-        self._check_data(system)
         if resume:
             continued(self.folder.read(), run)
         elif not overwrite:
@@ -67,17 +67,21 @@ class Trainer:
         self.accelerator = parallel.start(settings)
         self.main = self.accelerator.is_main_process
         self.system = build(system, run.config, settings.seed)
+        self._check_data()
         self.plan = plan(self.system.stages, settings.steps, settings.stage)
         self.order = Order(len(training), settings.batch, settings.seed)
         self._share(0, 0)  # raises where the batch does not divide
-        if settings.init:
+        self.step = 0
+        self._saved = 0  # the step of the last checkpoint that this process has written
+        self._restored = self._find() if resume else None
+        if self._restored:
+            self._restore(self._restored)
+        elif settings.init:
             load_weights(self.system, checkpoint.of_run(settings.init))
         self.system.to(self.accelerator.device)
         self.average = Average(self.system, settings.ema) if settings.ema else None
-        self.step = 0
-        self._restored: checkpoint.Checkpoint | None = None
-        if resume:
-            self._restore()
+        if self.average and self._restored:
+            self.average.load(self._restored.files[checkpoint.EMA])
         parallel.copy_from_first(self.system.state_dict().values(), self.accelerator)
         # evaluation_mode: mixed precision and nothing else. See parallel.py on the gradients.
         self.model = self.accelerator.prepare_model(self.system, evaluation_mode=True)
@@ -87,9 +91,9 @@ class Trainer:
         elif self.main:
             self.folder.begin(run)
 
-    def _check_data(self, system: type[System]) -> None:
-        if lack := missing(self.training.keys, system.needs):
-            raise ValueError(f"{system.name} cannot train on {self.training.name}: {lack}")
+    def _check_data(self) -> None:
+        if lack := missing(self.training.keys, self.system.needs):
+            raise ValueError(f"{self.system.name} cannot train on {self.training.name}: {lack}")
         for pairs in (self.training, self.validation):
             if len(pairs) == 0:
                 raise ValueError(f"{pairs.name}: the {pairs.split} split has no pairs")
@@ -228,6 +232,9 @@ class Trainer:
         return sheet.draw(columns, footer)
 
     def _save(self, segment: Segment, turns: Turns) -> None:
+        if self._saved == self.step:
+            return
+        self._saved = self.step
         self.accelerator.wait_for_everyone()
         if self.main:
             files = {checkpoint.MODEL: trained_weights(self.system)}
@@ -247,34 +254,33 @@ class Trainer:
             self.store.write(state, files)
         self.accelerator.wait_for_everyone()
 
-    def _restore(self) -> None:
+    def _find(self) -> checkpoint.Checkpoint | None:
+        """The checkpoint to go on from; None when the run was stopped before its first."""
         found, warnings = self.store.newest()
         for warning in warnings:
             self._say(f"warning: {warning}")
-        if found is None:
-            if warnings:
-                raise ValueError(f"--resume: no checkpoint in {self.folder.checkpoints} is whole")
+        if found:
+            self._say(f"continuing from {found.path}")
+        elif warnings:
+            raise ValueError(f"--resume: no checkpoint in {self.folder.checkpoints} is whole")
+        else:
             self._say(f"{self.folder.path} has no checkpoint yet: starting at step 0")
-            return
-        self._say(f"continuing from {found.path}")
+        return found
+
+    def _restore(self, found: checkpoint.Checkpoint) -> None:
         self.step = found.state["step"]
         if self.step > self.plan[-1].stop:
-            raise ValueError(
-                f"--steps {self.plan[-1].stop}: the run is at step {self.step} already"
-            )
+            raise ValueError(f"--steps {self.plan[-1].stop}: the run has {self.step} already")
+        stage = (found.state["stage"], found.state["stage_start"])
         within = [s for s in self.plan if s.start < self.step <= s.stop]
-        before = (found.state["stage"], found.state["stage_start"])
-        if before not in [(s.stage.name, s.start) for s in within]:
+        if stage not in [(s.stage.name, s.start) for s in within]:
             raise ValueError(
                 "--steps cannot change on the way in a run of several stages: the ones that are "
                 "done would have had another length"
             )
         load_weights(self.system, found)
-        if self.average:
-            self.average.load(found.files[checkpoint.EMA])
         if self.accelerator.scaler is not None and found.state["scaler"]:
             self.accelerator.scaler.load_state_dict(found.state["scaler"])
-        self._restored = found
 
     def _not_finite(self, segment: Segment, error: NotFinite) -> Stopped:
         step = self.step + 1

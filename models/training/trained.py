@@ -30,20 +30,26 @@ class Trained:
     settings: TrainSettings
     step: int
     averaged: bool
-    path: Path
+    path: Path  # of the checkpoint
 
     def about(self) -> dict[str, str]:
         """What every result printed of it says."""
         return {
             "system": self.name,
-            "preset": self.preset,
-            "step": f"{self.step}",
-            "weights": "averaged" if self.averaged else "last",
+            "run_preset": self.preset,
+            "run_step": f"{self.step}",
+            "run_weights": "averaged" if self.averaged else "last",
             **features_of(self.system),
         }
 
     def line(self) -> str:
-        return ", ".join(f"{name} {text}" for name, text in self.about().items())
+        return ", ".join(
+            f"{name}: {text}".replace("run_", "") for name, text in self.about().items()
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.system.parameters()).device
 
 
 def features_of(system: nn.Module) -> dict[str, str]:
@@ -53,7 +59,7 @@ def features_of(system: nn.Module) -> dict[str, str]:
         for module in system.modules()
         if isinstance(source := getattr(module, "source", None), str)
     }
-    return {"features": "; ".join(sources)} if sources else {}
+    return {"run_features": "; ".join(sources)} if sources else {}
 
 
 def load_trained(path: str | Path, *, average: bool = True, device: str = "cpu") -> Trained:

@@ -169,8 +169,14 @@ def _flowers(w: _Swatch) -> None:
     for x, y, turn in places:
         for side in (0.6, 2.9):
             reach = 0.15
-            _leaf(w, 3, x + reach * np.cos(turn + side), y + reach * np.sin(turn + side),
-                  turn + side, 0.11)
+            _leaf(
+                w,
+                3,
+                x + reach * np.cos(turn + side),
+                y + reach * np.sin(turn + side),
+                turn + side,
+                0.11,
+            )
     for k, (x, y, turn) in enumerate(places):
         dx, dy = w.near(x, y, turn)
         radius = np.hypot(dx, dy) + np.float32(1e-4)
@@ -325,7 +331,7 @@ def dye(fabric: Fabric, canvas: Canvas, rows: slice = slice(None)) -> Array:
         return image
     soft = max(0.004, 0.5 * canvas.grid.pitch[0])
     drawn = swatch(fabric, round(soft / fabric.period, 4))
-    around = 2 * np.pi * canvas.grid.radius
+    around = 2 * np.pi * canvas.grid.cut
     periods = max(round(around / fabric.period), 1)
     row = ((t[:, 0] / np.float32(fabric.period)) % 1 * SIDE).astype(np.intp) % SIDE
     turn = canvas.angle[:, 0] * np.float32(periods / (2 * np.pi)) + np.float32(0.5)
