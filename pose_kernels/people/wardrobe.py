@@ -152,6 +152,8 @@ def _face(dice: Dice, feminine: bool, folds: int) -> Face:
     hat = dice.weighted(
         {"": 8.0, "cap": 0.8, "beanie": 0.6, "band": 0.4 * feminine, "scarf": 0.45 * feminine}
     )
+    if hat == "scarf":  # covers the hair
+        cut, length = "bald", 9.0
     cloth = None
     if hat:
         color = dice.cloth()
