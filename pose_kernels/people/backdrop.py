@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands behind people: studio walls, and cluttered rooms, streets and parks.
 
-Places are in heights of the picture from its upper left corner, so that a scene looks the same at
-every size; edges are covered by area. A scene is a few dozen boxes and smooth random fields, which
-are products of small matrices: a background costs little beside the person in front of it.
+A scene is a few dozen boxes and smooth random fields, which are products of small matrices: a
+background costs little beside the person in front of it.
 """
 
 from __future__ import annotations
@@ -11,115 +10,28 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
-Color = NDArray[np.float32]  # (3,)
+from .scenery import Scene, color_of, planks, plant, ramp, shelf, window
 
 KINDS = ("plain", "cluttered")
 
 
-def _color(rng: np.random.Generator, light: tuple[float, float], strength: float) -> Color:
-    """A color of this range of brightness; strength: how far its channels may part."""
-    value = rng.uniform(*light)
-    return np.clip(value + strength * rng.uniform(-1, 1, 3), 0, 1).astype(np.float32)
-
-
-def _ramp(value: Array, low: float, high: float) -> Array:
-    t = np.clip((value - np.float32(low)) / np.float32(high - low), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
-class _Scene:
-    def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
-        self.rng = rng
-        self.scale = float(height)
-        self.wide = width / height  # the picture's width in heights
-        self.rows = np.arange(height, dtype=np.float32) + np.float32(0.5)
-        self.columns = np.arange(width, dtype=np.float32) + np.float32(0.5)
-        self.y = (self.rows / np.float32(height))[:, None]
-        self.x = (self.columns / np.float32(height))[None, :]
-        self.image = np.empty((3, height, width), np.float32)
-
-    def uniform(self, low: float, high: float) -> float:
-        return float(self.rng.uniform(low, high))
-
-    def fill(self, top: Color, bottom: Color) -> None:
-        share = np.linspace(0, 1, len(self.rows), dtype=np.float32)
-        column = top[:, None] + (bottom - top)[:, None] * share
-        self.image[:] = column[:, :, None]
-
-    def _span(self, low: float, high: float, centers: Array) -> tuple[slice, Array]:
-        low, high = low * self.scale, high * self.scale
-        span = slice(max(int(low), 0), max(min(int(high) + 1, len(centers)), 0))
-        middle = centers[span]
-        return span, np.clip(
-            np.minimum(middle + 0.5, high) - np.maximum(middle - 0.5, low), 0, 1
-        ).astype(np.float32)
-
-    def box(self, x: float, y: float, width: float, height: float, color: Color) -> None:
-        rows, tall = self._span(y, y + height, self.rows)
-        columns, broad = self._span(x, x + width, self.columns)
-        target = self.image[:, rows, columns]
-        target += (color[:, None, None] - target) * (tall[:, None] * broad)
-
-    def shade(self, x: float, y: float, width: float, height: float, factor: float) -> None:
-        rows, tall = self._span(y, y + height, self.rows)
-        columns, broad = self._span(x, x + width, self.columns)
-        self.image[:, rows, columns] *= 1 + np.float32(factor - 1) * (tall[:, None] * broad)
-
-    def blend(
-        self, color: Color, mask: Array | np.float32, rows: slice = slice(None)
-    ) -> None:
-        for channel in range(3):  # one at a time: what is in between stays in the cache
-            target = self.image[channel, rows]
-            target += (color[channel] - target) * mask
-
-    def field(
-        self,
-        cell: float,
-        squash: float = 1.0,
-        rows: slice = slice(None),
-        columns: slice = slice(None),
-    ) -> Array:
-        """Smooth random values (rows, columns) in [0, 1], of lumps about `cell` wide, `squash`
-        times as high."""
-        across = max(int(np.ceil(self.wide / cell)) + 2, 2)
-        along = max(int(np.ceil(1 / (cell * squash))) + 2, 2)
-        lattice = self.rng.random((along, across)).astype(np.float32)
-        return _between(self.y[rows, 0] / np.float32(cell * squash), along) @ (
-            lattice @ _between(self.x[0, columns] / np.float32(cell), across).T
-        )
-
-    def grain(self, strength: float) -> None:
-        noise = self.rng.random(self.image.shape[1:], np.float32)
-        noise -= np.float32(0.5)
-        noise *= np.float32(strength)
-        self.image += noise
-
-
-def _between(place: Array, count: int) -> Array:
-    """Weights (len(place), count) of smooth interpolation between lattice points."""
-    nodes = np.arange(count, dtype=np.float32)
-    near = np.clip(1 - np.abs(place[:, None] - nodes), 0, 1)
-    return near * near * (3 - 2 * near)
-
-
-def _studio(scene: _Scene) -> None:
+def _studio(scene: Scene) -> None:
     rng = scene.rng
     light = scene.uniform(0.45, 0.95) if rng.random() < 0.85 else scene.uniform(0.12, 0.4)
     strength = 0.02 if rng.random() < 0.5 else 0.08
-    wall = _color(rng, (light, light), strength)
+    wall = color_of(rng, (light, light), strength)
     scene.fill(np.clip(wall * scene.uniform(0.9, 1.05), 0, 1), wall)
     look = rng.random()
     if look < 0.6:  # a floor, sharp or bent into the wall
         horizon = scene.uniform(0.76, 0.92)
         soft = scene.uniform(0.002, 0.12)
         floor = wall * np.float32(scene.uniform(0.8, 1.12))
-        scene.blend(np.clip(floor, 0, 1), _ramp(scene.y, horizon, horizon + soft))
+        scene.blend(np.clip(floor, 0, 1), ramp(scene.y, horizon, horizon + soft))
         if soft < 0.02 and rng.random() < 0.5:
             scene.box(0, horizon - 0.03, scene.wide, 0.028, np.clip(wall * 1.1, 0, 1))
     if look > 0.85:  # paper that hangs from the ceiling
         left = scene.uniform(0.0, 0.2) * scene.wide
-        paper = _color(rng, (0.5, 0.95), 0.10)
+        paper = color_of(rng, (0.5, 0.95), 0.10)
         scene.box(left, 0, scene.wide - 2 * left, 1, paper)
     # One lamp: brightest somewhere in the middle, darker toward the corners.
     x, y = scene.uniform(0.2, 0.8) * scene.wide, scene.uniform(0.2, 0.6)
@@ -127,109 +39,49 @@ def _studio(scene: _Scene) -> None:
     scene.image *= np.float32(1.04) - np.float32(scene.uniform(0.05, 0.45)) * np.minimum(away, 1)
 
 
-def _planks(scene: _Scene, top: float, color: Color) -> None:
-    """A wooden or tiled floor seen at an angle."""
-    rows = slice(int(top * scene.scale), None)
-    y = scene.y[rows]
-    if not len(y):
-        return
-    depth = np.float32(1) / (y - np.float32(top - 0.12))  # lines run to a point above the edge
-    lanes = (scene.x - np.float32(0.5 * scene.wide)) * depth
-    line = np.abs((lanes * np.float32(0.9)) % 1 - np.float32(0.5)) > 0.46
-    shade = np.float32(1.08) - np.float32(0.45) * (np.float32(1) - (y - top))
-    if scene.rng.random() < 0.5:
-        line = line | (np.abs((depth * np.float32(1.3)) % 1 - 0.5) > 0.46)
-    scene.blend(color, np.float32(1), rows)
-    scene.image[:, rows] *= (shade + 0.35) * (1 - np.float32(0.18) * line)
-
-
-def _window(scene: _Scene, x: float, y: float, width: float, height: float) -> None:
-    frame = _color(scene.rng, (0.8, 0.97), 0.03)
-    scene.box(x - 0.015, y - 0.015, width + 0.03, height + 0.03, frame)
-    scene.box(x, y, width, height, _color(scene.rng, (0.65, 0.95), 0.10))
-    scene.box(x, y + 0.6 * height, width, 0.4 * height, _color(scene.rng, (0.35, 0.65), 0.12))
-    scene.box(x + width / 2 - 0.006, y, 0.012, height, frame)
-    scene.box(x, y + height / 2 - 0.006, width, 0.012, frame)
-    if scene.rng.random() < 0.6:
-        cloth = _color(scene.rng, (0.3, 0.9), 0.25)
-        for left in (x - 0.05, x + width - 0.02):
-            scene.box(left, y - 0.03, 0.07, height + 0.12, cloth)
-            scene.shade(left + 0.02, y - 0.03, 0.012, height + 0.12, 0.8)
-            scene.shade(left + 0.05, y - 0.03, 0.010, height + 0.12, 0.85)
-
-
-def _shelf(scene: _Scene, x: float, y: float, width: float, height: float, rows: int) -> None:
-    """Boards full of books: per board, one height and one color for each column of pixels."""
+def _room(scene: Scene) -> None:
     rng = scene.rng
-    scene.box(x, y, width, height, _color(rng, (0.15, 0.5), 0.08))
-    board = _color(rng, (0.4, 0.8), 0.10)
-    step = height / rows
-    for k in range(rows):
-        low = y + (k + 1) * step
-        edges = np.cumsum(rng.uniform(0.012, 0.034, 64)) + x
-        colors = (rng.uniform(0.12, 0.88, (65, 1)) + rng.uniform(-0.22, 0.22, (65, 3))).astype(
-            np.float32
-        )
-        tops = (low - step * rng.uniform(0.45, 0.88, 65) * (rng.random(65) < 0.88)).astype(np.float32)
-        columns, _ = scene._span(x + 0.01, x + width - 0.01, scene.columns)
-        band, _ = scene._span(low - step, low, scene.rows)
-        if columns.start < columns.stop and band.start < band.stop:
-            book = np.searchsorted(edges, scene.x[0, columns])
-            mask = np.clip((scene.y[band] - tops[book]) * np.float32(scene.scale), 0, 1)
-            target = scene.image[:, band, columns]
-            target += (colors[book].T[:, None] - target) * mask
-        scene.box(x, low - 0.008, width, 0.016, board)
-
-
-def _plant(scene: _Scene, x: float, y: float, size: float) -> None:
-    """Leaves in a disc of this radius: what exceeds a random field."""
-    rows, _ = scene._span(y - 1.25 * size, y + 1.25 * size, scene.rows)
-    columns, _ = scene._span(x - 1.25 * size, x + 1.25 * size, scene.columns)
-    leaves = scene.field(0.035, 1.0, rows, columns)
-    green = _color(scene.rng, (0.18, 0.42), 0.05)
-    green[1] += np.float32(0.14)
-    if not leaves.size:
-        return
-    near = np.float32(1 / size)
-    away = ((scene.x[:, columns] - np.float32(x)) * near) ** 2 + (
-        (scene.y[rows] - np.float32(y)) * near
-    ) ** 2
-    mask = _ramp(leaves * np.float32(1.1) - away, -0.45, -0.30)
-    light = 1 + mask * (_ramp(leaves, 0.35, 0.75) - np.float32(0.5)) * np.float32(0.7)
-    for channel in range(3):
-        target = scene.image[channel, rows, columns]
-        target += (green[channel] - target) * mask
-        target *= light
-
-
-def _room(scene: _Scene) -> None:
-    rng = scene.rng
-    wall = _color(rng, (0.45, 0.92), 0.09)
+    wall = color_of(rng, (0.45, 0.92), 0.09)
     scene.fill(wall, wall * np.float32(0.92))
     if rng.random() < 0.35:  # wallpaper
         period = scene.uniform(0.03, 0.12)
-        stripes = _ramp(np.abs((scene.x / period) % 1 - 0.5), 0.22, 0.28)
-        scene.blend(_color(rng, (0.4, 0.9), 0.15), stripes * np.float32(0.5))
+        stripes = ramp(np.abs((scene.x / period) % 1 - 0.5), 0.22, 0.28)
+        scene.blend(color_of(rng, (0.4, 0.9), 0.15), stripes * np.float32(0.5))
     floor = scene.uniform(0.74, 0.88)
     things = [rng.random() for _ in range(5)]
     if things[0] < 0.65:
-        _window(scene, scene.uniform(0.0, 0.7) * scene.wide, scene.uniform(0.05, 0.2),
-                scene.uniform(0.18, 0.32), scene.uniform(0.25, 0.42))  # fmt: skip
+        window(
+            scene,
+            scene.uniform(0.0, 0.7) * scene.wide,
+            scene.uniform(0.05, 0.2),
+            scene.uniform(0.18, 0.32),
+            scene.uniform(0.25, 0.42),
+        )
     if things[1] < 0.7:
         width = scene.uniform(0.22, 0.5)
-        _shelf(scene, scene.uniform(-0.1, 1.0) * scene.wide - width / 2, scene.uniform(0.1, 0.4),
-               width, floor - 0.4 + scene.uniform(0, 0.35), 2 + int(rng.integers(3)))  # fmt: skip
+        shelf(
+            scene,
+            scene.uniform(-0.1, 1.0) * scene.wide - width / 2,
+            scene.uniform(0.1, 0.4),
+            width,
+            floor - 0.4 + scene.uniform(0, 0.35),
+            2 + int(rng.integers(3)),
+        )
     for _ in range(3):  # pictures
         x, y = scene.uniform(0, 0.95) * scene.wide, scene.uniform(0.05, 0.35)
         width, height = scene.uniform(0.07, 0.18), scene.uniform(0.07, 0.18)
-        scene.box(x, y, width, height, _color(rng, (0.05, 0.9), 0.05))
-        scene.box(x + 0.012, y + 0.012, width - 0.024, height - 0.024, _color(rng, (0.2, 0.9), 0.3))
-        scene.box(x + 0.03, y + height / 2, width - 0.06, height / 3, _color(rng, (0.2, 0.9), 0.3))
-    scene.box(0, floor - 0.03, scene.wide, 0.03, _color(rng, (0.7, 0.95), 0.03))
-    _planks(scene, floor, _color(rng, (0.3, 0.7), 0.12))
+        scene.box(x, y, width, height, color_of(rng, (0.05, 0.9), 0.05))
+        scene.box(
+            x + 0.012, y + 0.012, width - 0.024, height - 0.024, color_of(rng, (0.2, 0.9), 0.3)
+        )
+        scene.box(
+            x + 0.03, y + height / 2, width - 0.06, height / 3, color_of(rng, (0.2, 0.9), 0.3)
+        )
+    scene.box(0, floor - 0.03, scene.wide, 0.03, color_of(rng, (0.7, 0.95), 0.03))
+    planks(scene, floor, color_of(rng, (0.3, 0.7), 0.12))
     if things[2] < 0.55:  # a sofa or a chest of drawers
         x, width = scene.uniform(-0.2, 0.8) * scene.wide, scene.uniform(0.25, 0.55)
-        color = _color(rng, (0.15, 0.8), 0.25)
+        color = color_of(rng, (0.15, 0.8), 0.25)
         top = floor - scene.uniform(0.14, 0.24)
         scene.shade(x - 0.01, floor + 0.03, width + 0.05, 0.03, 0.7)
         scene.box(x, top, width, floor + 0.04 - top, color)
@@ -238,61 +90,63 @@ def _room(scene: _Scene) -> None:
         scene.shade(x, floor - 0.04, width, 0.08, 0.82)
     if things[3] < 0.5:
         x = scene.uniform(0.02, 0.95) * scene.wide
-        scene.box(x - 0.045, floor - 0.05, 0.09, 0.10, _color(rng, (0.3, 0.8), 0.2))
-        _plant(scene, x, floor - scene.uniform(0.14, 0.2), scene.uniform(0.10, 0.17))
+        scene.box(x - 0.045, floor - 0.05, 0.09, 0.10, color_of(rng, (0.3, 0.8), 0.2))
+        plant(scene, x, floor - scene.uniform(0.14, 0.2), scene.uniform(0.10, 0.17))
     if things[4] < 0.4:  # a lamp
         x, y = scene.uniform(0.05, 0.9) * scene.wide, scene.uniform(0.15, 0.4)
-        scene.box(x - 0.006, y, 0.012, floor - y, _color(rng, (0.1, 0.5), 0.05))
-        scene.box(x - 0.06, y - 0.05, 0.12, 0.09, _color(rng, (0.75, 0.97), 0.08))
+        scene.box(x - 0.006, y, 0.012, floor - y, color_of(rng, (0.1, 0.5), 0.05))
+        scene.box(x - 0.06, y - 0.05, 0.12, 0.09, color_of(rng, (0.75, 0.97), 0.08))
         glow = (scene.x - np.float32(x)) ** 2 + (scene.y - np.float32(y)) ** 2
         scene.image *= 1 + np.float32(0.18) * np.exp(-18 * glow)
 
 
-def _street(scene: _Scene) -> None:
+def _street(scene: Scene) -> None:
     rng = scene.rng
     blue = np.array([0.52, 0.68, 0.88], np.float32) * np.float32(scene.uniform(0.8, 1.1))
     scene.fill(np.clip(blue, 0, 1), np.clip(blue + 0.2, 0, 1))
-    clouds = _ramp(scene.field(0.3, 0.4), 0.5, 0.85)
+    clouds = ramp(scene.field(0.3, 0.4), 0.5, 0.85)
     scene.blend(np.full(3, 0.95, np.float32), clouds * np.float32(0.8))
     ground = scene.uniform(0.74, 0.86)
     x = -scene.uniform(0, 0.2)
     while x < scene.wide:
         width, top = scene.uniform(0.18, 0.42), scene.uniform(-0.2, 0.45)
-        wall = _color(rng, (0.25, 0.85), 0.10)
+        wall = color_of(rng, (0.25, 0.85), 0.10)
         scene.box(x, top, width, ground - top, wall)
-        rows, tall = scene._span(top + 0.03, ground - 0.20, scene.rows)
-        columns, broad = scene._span(x + 0.02, x + width - 0.02, scene.columns)
+        rows, tall = scene.span(top + 0.03, ground - 0.20, scene.rows)
+        columns, broad = scene.span(x + 0.02, x + width - 0.02, scene.columns)
         if rows.start < rows.stop and columns.start < columns.stop:
             a, b = scene.uniform(0.06, 0.11), scene.uniform(0.08, 0.14)
             soft = 1.0 / (min(a, b) * scene.scale)
             across = np.abs(((scene.x[:, columns] - x) / a) % 1 - 0.5)
             along = np.abs(((scene.y[rows] - top) / b) % 1 - 0.5)
-            panes = _ramp(across, 0.30 + soft / 2, 0.30 - soft / 2) * _ramp(
+            panes = ramp(across, 0.30 + soft / 2, 0.30 - soft / 2) * ramp(
                 along, 0.32 + soft / 2, 0.32 - soft / 2
             )
             target = scene.image[:, rows, columns]
-            glass = _color(rng, (0.12, 0.6), 0.08)
+            glass = color_of(rng, (0.12, 0.6), 0.08)
             target += (glass[:, None, None] - target) * (panes * tall[:, None] * broad)
         if rng.random() < 0.6:  # a shop: window, door, awning
-            scene.box(x + 0.02, ground - 0.15, width - 0.04, 0.13, _color(rng, (0.1, 0.7), 0.15))
-            scene.box(x + 0.02 + 0.6 * width, ground - 0.15, 0.07, 0.15, _color(rng, (0.1, 0.6), 0.2))
-            rows, _ = scene._span(ground - 0.19, ground - 0.14, scene.rows)
-            columns, _ = scene._span(x + 0.01, x + width - 0.01, scene.columns)
-            stripe = _ramp(np.abs((scene.x[:, columns] / np.float32(0.05)) % 1 - 0.5), 0.2, 0.3)
-            awning = _color(rng, (0.3, 0.7), 0.3)[:, None, None]
+            scene.box(x + 0.02, ground - 0.15, width - 0.04, 0.13, color_of(rng, (0.1, 0.7), 0.15))
+            scene.box(
+                x + 0.02 + 0.6 * width, ground - 0.15, 0.07, 0.15, color_of(rng, (0.1, 0.6), 0.2)
+            )
+            rows, _ = scene.span(ground - 0.19, ground - 0.14, scene.rows)
+            columns, _ = scene.span(x + 0.01, x + width - 0.01, scene.columns)
+            stripe = ramp(np.abs((scene.x[:, columns] / np.float32(0.05)) % 1 - 0.5), 0.2, 0.3)
+            awning = color_of(rng, (0.3, 0.7), 0.3)[:, None, None]
             scene.image[:, rows, columns] = awning + (np.float32(0.94) - awning) * stripe
         x += width + (scene.uniform(0.0, 0.12) if rng.random() < 0.4 else 0.0)
-    pavement = _color(rng, (0.45, 0.75), 0.03)
+    pavement = color_of(rng, (0.45, 0.75), 0.03)
     scene.box(0, ground, scene.wide, 1 - ground, pavement)
     scene.box(0, ground, scene.wide, 0.012, pavement * np.float32(0.7))
     if rng.random() < 0.5:
-        scene.box(0, ground + 0.07, scene.wide, 1, _color(rng, (0.25, 0.42), 0.02))
+        scene.box(0, ground + 0.07, scene.wide, 1, color_of(rng, (0.25, 0.42), 0.02))
     for _ in range(int(rng.integers(0, 3))):
         x = scene.uniform(0, 1) * scene.wide
         scene.box(x - 0.012, ground - 0.3, 0.024, 0.31, np.array([0.30, 0.22, 0.16], np.float32))
-        _plant(scene, x, ground - 0.36, scene.uniform(0.14, 0.24))
+        plant(scene, x, ground - 0.36, scene.uniform(0.14, 0.24))
     if rng.random() < 0.4:  # a car
-        x, color = scene.uniform(-0.2, 0.9) * scene.wide, _color(rng, (0.1, 0.9), 0.3)
+        x, color = scene.uniform(-0.2, 0.9) * scene.wide, color_of(rng, (0.1, 0.9), 0.3)
         scene.box(x + 0.08, ground - 0.11, 0.22, 0.07, color * np.float32(0.9))
         scene.box(x + 0.10, ground - 0.10, 0.18, 0.05, np.array([0.25, 0.32, 0.38], np.float32))
         scene.box(x, ground - 0.05, 0.40, 0.07, color)
@@ -300,18 +154,18 @@ def _street(scene: _Scene) -> None:
             scene.box(x + wheel, ground, 0.06, 0.045, np.full(3, 0.1, np.float32))
 
 
-def _park(scene: _Scene) -> None:
+def _park(scene: Scene) -> None:
     rng = scene.rng
     blue = np.array([0.55, 0.72, 0.90], np.float32) * np.float32(scene.uniform(0.8, 1.1))
     scene.fill(np.clip(blue, 0, 1), np.clip(blue + 0.15, 0, 1))
-    scene.blend(np.full(3, 0.96, np.float32), _ramp(scene.field(0.35, 0.4), 0.5, 0.9))
+    scene.blend(np.full(3, 0.96, np.float32), ramp(scene.field(0.35, 0.4), 0.5, 0.9))
     horizon = scene.uniform(0.5, 0.72)
     for k in range(2):  # hills, then a hedge
         crest = horizon - (0.16, 0.06)[k] + 0.05 * (scene.field(0.3 / (k + 1))[:1] - 0.5)
-        hill = _color(rng, (0.28, 0.5), 0.06)
+        hill = color_of(rng, (0.28, 0.5), 0.06)
         hill[1] += np.float32(0.08)
         scene.blend(hill, np.clip((scene.y - crest) * np.float32(scene.scale), 0, 1))
-    grass = _color(rng, (0.30, 0.50), 0.06)
+    grass = color_of(rng, (0.30, 0.50), 0.06)
     grass[1] += np.float32(0.14)
     scene.box(0, horizon, scene.wide, 1 - horizon, grass)
     rows = slice(int(horizon * scene.scale), None)
@@ -320,17 +174,17 @@ def _park(scene: _Scene) -> None:
         bend = np.float32(scene.uniform(0.2, 0.8) * scene.wide)
         half = np.float32(0.03) + np.float32(0.5) * np.clip(scene.y - horizon, 0, 1)
         path = np.clip((half - np.abs(scene.x - bend)) * np.float32(scene.scale), 0, 1)
-        scene.blend(_color(rng, (0.6, 0.8), 0.05), (path * (scene.y > horizon))[rows], rows)
+        scene.blend(color_of(rng, (0.6, 0.8), 0.05), (path * (scene.y > horizon))[rows], rows)
     for _ in range(int(rng.integers(2, 5))):
         x, size = scene.uniform(0, 1) * scene.wide, scene.uniform(0.12, 0.28)
         scene.box(x - 0.014, horizon - 0.2, 0.028, 0.26, np.array([0.28, 0.21, 0.15], np.float32))
-        _plant(scene, x, horizon - 0.22 - size / 3, size)
+        plant(scene, x, horizon - 0.22 - size / 3, size)
 
 
-def _brickwork(scene: _Scene) -> None:
+def _brickwork(scene: Scene) -> None:
     """A wall of bricks or tiles, with posters on it."""
     rng = scene.rng
-    wall = _color(rng, (0.35, 0.8), 0.09)
+    wall = color_of(rng, (0.35, 0.8), 0.09)
     if rng.random() < 0.5:  # red brick
         wall *= np.array([1.12, 0.85, 0.74], np.float32)
     scene.fill(wall, wall * np.float32(0.9))
@@ -340,39 +194,45 @@ def _brickwork(scene: _Scene) -> None:
     shifted = scene.x / np.float32(broad) + np.float32(0.5) * (row % 2) * (broad > 1.3 * high)
     soft = 1.2 / (high * scene.scale)
     joint = np.maximum(
-        _ramp(np.abs(shifted % 1 - 0.5), 0.5 - 0.05 - soft / 2, 0.5),
-        _ramp(np.abs((scene.y / np.float32(high)) % 1 - 0.5), 0.5 - 0.08 - soft / 2, 0.5),
+        ramp(np.abs(shifted % 1 - 0.5), 0.5 - 0.05 - soft / 2, 0.5),
+        ramp(np.abs((scene.y / np.float32(high)) % 1 - 0.5), 0.5 - 0.08 - soft / 2, 0.5),
     )
-    tone = np.sin(np.floor(shifted) * np.float32(12.99) + row * np.float32(78.23)) * np.float32(0.09)
+    tone = np.sin(np.floor(shifted) * np.float32(12.99) + row * np.float32(78.23)) * np.float32(
+        0.09
+    )
     scene.image *= 1 + tone
-    scene.blend(_color(rng, (0.5, 0.9), 0.03), joint * np.float32(0.7))
+    scene.blend(color_of(rng, (0.5, 0.9), 0.03), joint * np.float32(0.7))
     scene.image *= np.float32(0.8) + np.float32(0.35) * scene.field(0.4)
     for _ in range(int(rng.integers(0, 5))):
         x, y = scene.uniform(-0.1, 0.9) * scene.wide, scene.uniform(0.0, 0.5)
         width, height = scene.uniform(0.1, 0.3), scene.uniform(0.1, 0.35)
-        scene.box(x, y, width, height, _color(rng, (0.1, 0.95), 0.3))
+        scene.box(x, y, width, height, color_of(rng, (0.1, 0.95), 0.3))
         for _ in range(4):
-            scene.box(x + width * scene.uniform(0.05, 0.6), y + height * scene.uniform(0.05, 0.8),
-                      width * scene.uniform(0.1, 0.35), height * scene.uniform(0.04, 0.2),
-                      _color(rng, (0.05, 0.95), 0.35))  # fmt: skip
+            scene.box(
+                x + width * scene.uniform(0.05, 0.6),
+                y + height * scene.uniform(0.05, 0.8),
+                width * scene.uniform(0.1, 0.35),
+                height * scene.uniform(0.04, 0.2),
+                color_of(rng, (0.05, 0.95), 0.35),
+            )
     floor = scene.uniform(0.78, 0.95)
-    scene.box(0, floor, scene.wide, 1 - floor, _color(rng, (0.3, 0.7), 0.06))
+    scene.box(0, floor, scene.wide, 1 - floor, color_of(rng, (0.3, 0.7), 0.06))
     scene.shade(0, floor, scene.wide, 0.02, 0.6)
 
 
-def _lights(scene: _Scene) -> None:
+def _lights(scene: Scene) -> None:
     """Out of focus: smooth color and discs of light."""
     rng = scene.rng
-    scene.fill(_color(rng, (0.1, 0.6), 0.12), _color(rng, (0.1, 0.7), 0.12))
+    scene.fill(color_of(rng, (0.1, 0.6), 0.12), color_of(rng, (0.1, 0.7), 0.12))
     for _ in range(3):
-        scene.blend(_color(rng, (0.1, 0.9), 0.15), _ramp(scene.field(0.3), 0.4, 0.8))
+        scene.blend(color_of(rng, (0.1, 0.9), 0.15), ramp(scene.field(0.3), 0.4, 0.8))
     for _ in range(12):
         x, y, size = scene.uniform(0, scene.wide), scene.uniform(0, 1), scene.uniform(0.02, 0.09)
-        rows, _ = scene._span(y - size, y + size, scene.rows)
-        columns, _ = scene._span(x - size, x + size, scene.columns)
+        rows, _ = scene.span(y - size, y + size, scene.rows)
+        columns, _ = scene.span(x - size, x + size, scene.columns)
         away = np.sqrt((scene.x[:, columns] - x) ** 2 + (scene.y[rows] - y) ** 2)
         disc = np.clip((np.float32(size) - away) * np.float32(scene.scale / 2), 0, 1)
-        color = _color(rng, (0.6, 0.97), 0.25)[:, None, None]
+        color = color_of(rng, (0.6, 0.97), 0.25)[:, None, None]
         target = scene.image[:, rows, columns]
         target += (color - target) * (disc * np.float32(scene.uniform(0.2, 0.8)))
 
@@ -380,7 +240,9 @@ def _lights(scene: _Scene) -> None:
 _CLUTTER = (_room, _room, _street, _street, _park, _brickwork, _lights)
 
 
-def paint_backdrop(rng: np.random.Generator, height: int, width: int, kind: str) -> Array:
+def paint_backdrop(
+    rng: np.random.Generator, height: int, width: int, kind: str
+) -> NDArray[np.float32]:
     """A background (3, height, width) float32 in [0, 1].
 
     rng: what it is drawn from; the same state gives the same picture.
@@ -393,7 +255,7 @@ def paint_backdrop(rng: np.random.Generator, height: int, width: int, kind: str)
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be at least 1, got {height} and {width}")
-    scene = _Scene(rng, height, width)
+    scene = Scene(rng, height, width)
     if kind == "plain":
         _studio(scene)
         scene.grain(0.012)

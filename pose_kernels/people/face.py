@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .body import chart_surface
 from .cloth import Fabric, swatch
@@ -27,13 +28,16 @@ HAIRLINES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
         (0, 25, 48, 66, 84, 95, 112, 180),
         (0.214, 0.230, 0.195, 0.150, 0.110, 0.165, 0.045, 0.020),
     ),
-    "long": ((0, 18, 40, 55, 66, 80, 180), (0.228, 0.216, 0.185, 0.125, 0.040, -0.020, -0.080)),
+    "long": (
+        (0, 18, 40, 52, 60, 68, 180),
+        (0.228, 0.216, 0.185, 0.125, 0.030, -0.080, -0.080),
+    ),
     "buzz": (
         (0, 30, 50, 64, 84, 95, 112, 180),
         (0.220, 0.224, 0.206, 0.160, 0.135, 0.175, 0.070, 0.045),
     ),
     "bob": ((0, 22, 44, 56, 70, 180), (0.226, 0.214, 0.180, 0.110, 0.062, 0.030)),
-    "fringe": ((0, 34, 46, 58, 68, 180), (0.182, 0.184, 0.150, 0.090, -0.010, -0.080)),
+    "fringe": ((0, 34, 46, 54, 64, 180), (0.182, 0.184, 0.150, 0.080, -0.080, -0.080)),
     "bowl": ((0, 36, 60, 84, 98, 112, 180), (0.186, 0.188, 0.160, 0.120, 0.150, 0.080, 0.060)),
     "curls": (
         (0, 30, 50, 62, 84, 95, 112, 180),
@@ -43,7 +47,10 @@ HAIRLINES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
         (0, 16, 34, 52, 66, 84, 95, 112, 180),
         (0.236, 0.250, 0.262, 0.225, 0.155, 0.130, 0.170, 0.060, 0.030),
     ),
-    "fringed": ((0, 60, 72, 90, 112, 180), (0.400, 0.400, 0.180, 0.172, 0.168, 0.175)),  # a bald top
+    "fringed": (
+        (0, 60, 72, 90, 112, 180),
+        (0.400, 0.400, 0.180, 0.172, 0.168, 0.175),
+    ),  # a bald top
     "bald": ((0, 180), (0.400, 0.400)),
     "tail": (
         (0, 20, 44, 60, 84, 96, 112, 180),
@@ -68,7 +75,7 @@ class _Frame(NamedTuple):
     y: Array  # (S, 1) meters above the base of the skull
     angle: Array  # (1, S) degrees from the middle of the face, 180 behind
     x: Array  # (1, S) meters from the middle
-    ear: Array  # (S,) columns of the ear's own rectangle
+    ear: NDArray[np.bool_]  # (S,) columns of the ear's own rectangle
     fine: float  # half-width of the sharpest edge
 
 
@@ -149,7 +156,9 @@ def _features(person: Identity, half: _Half) -> None:
         for line in (0.190, 0.202):
             half.shade(1 - 0.10 * age, *half.bar((-1, 0.05), (line, line + 0.003), (0.02, 0.003)))
     if face.freckles:
-        places = np.random.default_rng(person.folds).uniform((0.012, 0.098), (0.060, 0.128), (14, 2))
+        places = np.random.default_rng(person.folds).uniform(
+            (0.012, 0.098), (0.060, 0.128), (14, 2)
+        )
         for px, py in places:
             half.shade(0.80, *half.spot(float(px), float(py), 0.0022, 0.0022, 0.002))
     wide, tall = face.mouth
@@ -177,13 +186,13 @@ def _features(person: Identity, half: _Half) -> None:
     )
     thick, arch, tilt = face.brow
     place = half.rows(0.150, 0.195), half.columns(0.005, 0.068)
-    x = half.frame.x[:, place[1]]
-    middle = 0.171 - arch * (x - 0.036) ** 2 + tilt * (x - 0.036)
-    soft = max(0.003, half.frame.fine)
-    line = rise(y[place[0]], middle - thick, soft) - rise(y[place[0]], middle + thick, soft)
-    ends = rise(x, 0.014, 0.005) - rise(x, 0.058, 0.005)
+    across = half.frame.x[:, place[1]]
+    center = 0.171 - arch * (across - 0.036) ** 2 + tilt * (across - 0.036)
+    fine = max(0.003, half.frame.fine)
+    stroke = rise(y[place[0]], center - thick, fine) - rise(y[place[0]], center + thick, fine)
+    ends = rise(across, 0.014, 0.005) - rise(across, 0.058, 0.005)
     dark = _mix(face.hair, (0.1, 0.08, 0.07), 0.35)
-    half.paint(dark, line * ends, place)
+    half.paint(dark, stroke * ends, place)
 
 
 def _beard(person: Identity, half: _Half) -> None:
@@ -200,8 +209,8 @@ def _beard(person: Identity, half: _Half) -> None:
     if face.beard == "goatee":
         half.paint(face.hair, *half.spot(0, 0.050, 0.020, 0.012, 0.005))
         half.paint(face.hair, *half.bar((0.026, 0.032), (0.052, 0.088), (0.003, 0.006)))
-    mask, place = half.spot(0, 0.089, 0.029, 0.006, 0.006)
-    half.paint(face.hair, strength * mask, place)
+    lip, place = half.spot(0, 0.089, 0.029, 0.006, 0.006)
+    half.paint(face.hair, strength * lip, place)
 
 
 def _glasses(person: Identity, half: _Half) -> None:
@@ -244,7 +253,9 @@ def _hair(person: Identity, half: _Half) -> None:
         half.paint(_mix(face.skin, face.hair, 0.45), rise(y, shaved, soft), whole)
     half.shade(0.84, rise(y, line - 0.012, 0.010) * (1 - hair), whole)
     if face.cut == "curls":
-        strands = 1 + 0.16 * np.sin(angle * 0.55 + 2 * np.sin(y * 130)) * np.sin(y * 210 + angle * 0.2)
+        strands = 1 + 0.16 * np.sin(angle * 0.55 + 2 * np.sin(y * 130)) * np.sin(
+            y * 210 + angle * 0.2
+        )
     elif face.cut == "rows":
         strands = 1 + 0.22 * np.sin(angle * 0.62) + 0.06 * np.sin(y * 500)
     elif face.cut in ("buzz", "fringed"):
@@ -302,14 +313,17 @@ def _worn(person: Identity, half: _Half) -> None:
         collar = person.extras.scarf or top.fabric
         edge = 0.012 if person.extras.scarf is None else 0.028
         _lay(collar, half, 1 - rise(y[rows], edge, soft), rows)
-        half.shade(0.84, rise(y[rows], edge - 0.008, 0.004) - rise(y[rows], edge, 0.004),
-                   (rows, slice(None)))
+        half.shade(
+            0.84,
+            rise(y[rows], edge - 0.008, 0.004) - rise(y[rows], edge, 0.004),
+            (rows, slice(None)),
+        )
     if fabric is None:
         return
     if face.hat == "beanie":
         rows = half.rows(0.165, 0.4)
-        edge = np.interp(angle, (0, 60, 90, 180), (0.205, 0.198, 0.186, 0.172)).astype(np.float32)
-        above = y[rows] - edge
+        rim = np.interp(angle, (0, 60, 90, 180), (0.205, 0.198, 0.186, 0.172)).astype(np.float32)
+        above = y[rows] - rim
         half.shade(0.82, rise(above, -0.012, 0.008), (rows, slice(None)))
         _lay(fabric, half, rise(above, 0.0, soft), rows)
         ribs = 0.85 + 0.15 * np.sin(angle * 1.2)
@@ -319,14 +333,17 @@ def _worn(person: Identity, half: _Half) -> None:
         half.shade(0.78, rise(above, 0.030, 0.003) - rise(above, 0.036, 0.003), (rows, slice(None)))
     elif face.hat == "cap":
         rows = half.rows(0.150, 0.4)
-        edge = np.interp(angle, (0, 55, 80, 180), (0.206, 0.196, 0.196, 0.188)).astype(np.float32)
-        above = y[rows] - edge
+        rim = np.interp(angle, (0, 55, 80, 180), (0.206, 0.196, 0.196, 0.188)).astype(np.float32)
+        above = y[rows] - rim
         half.shade(0.70, rise(above, -0.020, 0.012) * (1 - rise(angle, 58, 6)), (rows, slice(None)))
         _lay(fabric, half, rise(above, 0.0, soft), rows)
         brim = rise(above, 0.0, soft) * (1 - rise(above, 0.016, soft)) * (1 - rise(angle, 62, 4))
         half.paint(fabric.color(1), brim, (rows, slice(None)))
-        half.shade(0.85, rise(above, 0.0, soft) * (1 - rise(np.abs((angle + 30) % 60 - 30), 1.5, 1.5)),
-                   (rows, slice(None)))
+        half.shade(
+            0.85,
+            rise(above, 0.0, soft) * (1 - rise(np.abs((angle + 30) % 60 - 30), 1.5, 1.5)),
+            (rows, slice(None)),
+        )
     elif face.hat == "band":
         rows = half.rows(0.18, 0.24)
         _lay(fabric, half, rise(y[rows], 0.196, soft) - rise(y[rows], 0.220, soft), rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cloth import Fabric, dye
+from .cloth import Fabric
 from .looks import Bottom, Identity, Top
 from .tailoring import Array, Canvas, Color, Strip, rise
 from .torso import lay
@@ -38,16 +38,15 @@ def _sleeve(canvas: Canvas, fabric: Fabric, hem: float, trim: Color | None, seed
 def arms(person: Identity, upper: Canvas, lower: Canvas) -> None:
     skin = np.array(person.face.skin, np.float32).reshape(1, 3, 1, 1)
     top, jacket, extras = person.top, person.jacket, person.extras
-    for canvas, seed in ((upper, 3), (lower, 4)):
+    for canvas in (upper, lower):
         canvas.color[:] = skin
         if canvas is lower:  # the inside of the elbow
             canvas.only(FRONT).shade(0.93, canvas.only(FRONT).strip(0.165, 0.182, 0.012))
         if top.sleeve > 0:
             fabric = top.sleeve_fabric or top.fabric
-            cuff = top.trim if top.neck != "collar" or top.sleeve < 0.5 else top.trim
-            _sleeve(canvas, fabric, SHOULDER - top.sleeve, cuff, person.folds + seed)
+            _sleeve(canvas, fabric, SHOULDER - top.sleeve, top.trim, person.folds + 3)
         if jacket is not None and jacket.sleeve > 0:
-            _sleeve(canvas, jacket.fabric, SHOULDER - jacket.sleeve, None, person.folds + seed + 9)
+            _sleeve(canvas, jacket.fabric, SHOULDER - jacket.sleeve, None, person.folds + 4)
     wrist = SHOULDER - 0.505
     sleeve = max(top.sleeve, jacket.sleeve if jacket else 0.0)
     if sleeve < 0.46:
@@ -84,6 +83,8 @@ def hands(person: Identity, canvas: Canvas) -> None:
 def _pleats(canvas: Canvas, strip: Strip, count: int, depth: float) -> None:
     wave = 0.5 + 0.5 * np.sin(count * canvas.angle)
     canvas.shade(1 - depth, strip.where(wave * wave))
+    # Between the legs a skirt would hang free, in its own shade.
+    canvas.shade(0.74, strip.where(1 - rise(canvas.x * _OUTSIDE, -0.3 * canvas.grid.radius, 0.025)))
 
 
 def _trousers(person: Identity, bottom: Bottom, canvas: Canvas, upper: bool) -> None:
@@ -93,7 +94,7 @@ def _trousers(person: Identity, bottom: Bottom, canvas: Canvas, upper: bool) -> 
         return
     canvas.shade(0.85, canvas.strip(bottom.hem - 0.018, bottom.hem, 0.006))
     lay(canvas, bottom.fabric, cloth)
-    _fold(canvas, person.folds + (5 if upper else 6), cloth, 0.06)
+    _fold(canvas, person.folds + 5, cloth, 0.06)
     side = canvas.x * _OUTSIDE
     edge = canvas.right_of(canvas.grid.radius * 0.90, 0.004, side)
     if bottom.kind == "skirt":
@@ -144,9 +145,9 @@ def _skirts_of(top: Top, person: Identity, canvas: Canvas, upper: bool) -> None:
         return
     canvas.shade(0.80, canvas.strip(top.hem - 0.022, top.hem, 0.008))
     lay(canvas, top.fabric, cloth)
-    _fold(canvas, person.folds + (7 if upper else 8), cloth, 0.05)
-    if top.flared:
-        _pleats(canvas, cloth, 7, 0.16)
+    _fold(canvas, person.folds + 7, cloth, 0.05)
+    if top.hem < -0.2:
+        _pleats(canvas, cloth, 7, 0.16 if top.flared else 0.04)
     if top.trim is not None:
         canvas.paint(top.trim, canvas.strip(top.hem, top.hem + 0.022, 0.003))
     else:
@@ -191,7 +192,8 @@ def legs(person: Identity, upper: Canvas, lower: Canvas) -> None:
                 for k in range(3):
                     lace = shoes.shaft - 0.03 - 0.025 * k
                     front.paint(
-                        shoes.trim, front.strip(lace - 0.004, lace + 0.004).where(front.columns(-1, 0.018))
+                        shoes.trim,
+                        front.strip(lace - 0.004, lace + 0.004).where(front.columns(-1, 0.018)),
                     )
 
 
@@ -209,9 +211,7 @@ def feet(person: Identity, canvas: Canvas) -> None:
     light = sum(color) > 2.2
     if shoes.kind == "sneakers":
         canvas.shade(0.93 if light else 1.10, canvas.below(-0.150))  # toe cap
-        canvas.paint(
-            shoes.trim, canvas.strip(-0.045, -0.025).where(beyond(40) - beyond(105))
-        )
+        canvas.paint(shoes.trim, canvas.strip(-0.045, -0.025).where(beyond(40) - beyond(105)))
         canvas.paint(shoes.trim, canvas.over(0.045).where(beyond(70) - beyond(118)))
     if shoes.kind in ("sneakers", "boots") and shoes.trim != shoes.color:
         for lace in (-0.030, -0.056, -0.082, -0.108):
@@ -221,7 +221,9 @@ def feet(person: Identity, canvas: Canvas) -> None:
         rows = canvas.rows(low - 0.02, 0.09)
         t = canvas.t[rows]
         reach = np.radians(64.0) * np.sqrt(np.clip((t - low) / 0.05, 0, 1))
-        canvas.paint(skin, Strip(rows, rise(reach - away, 0.0, max(0.06, 0.6 * pitch)) * rise(t, low, 0.004)))
+        canvas.paint(
+            skin, Strip(rows, rise(reach - away, 0.0, max(0.06, 0.6 * pitch)) * rise(t, low, 0.004))
+        )
         if shoes.kind == "loafers":
             canvas.paint(shoes.trim, canvas.strip(-0.098, -0.080).where(1 - beyond(70)))
     if shoes.kind == "sandals":

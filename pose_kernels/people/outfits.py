@@ -1,114 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fabrics, prints and garments that the dice put together."""
+"""Garments that the dice put together."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from .cloth import Fabric
+from .fabrics import chest_print, denim, fabric, plain, surface
 from .looks import Bottom, Jacket, Shoes, Top
-from .palette import DENIMS, LEATHERS, METALS, TROUSERS, Dice, brightness, darker, mix
+from .palette import LEATHERS, METALS, TROUSERS, Dice, brightness, darker, mix
 from .prints import EMBLEMS, Print
 from .tailoring import Color
-
-# pattern -> (weight among patterned cloth, least and greatest period in meters, colors)
-_PERIODS: dict[str, tuple[float, float, float, int]] = {
-    "stripes": (3.0, 0.040, 0.110, 2),
-    "breton": (1.5, 0.036, 0.070, 2),
-    "triple": (1.5, 0.110, 0.240, 4),
-    "columns": (1.2, 0.035, 0.090, 2),
-    "pinstripes": (0.8, 0.045, 0.070, 2),
-    "diagonal": (0.9, 0.060, 0.140, 2),
-    "zigzag": (0.8, 0.070, 0.130, 2),
-    "checks": (1.8, 0.040, 0.090, 2),
-    "blanket": (0.7, 0.060, 0.150, 2),
-    "windowpane": (0.8, 0.070, 0.120, 2),
-    "tartan": (2.0, 0.110, 0.200, 4),
-    "houndstooth": (0.7, 0.070, 0.110, 2),
-    "dots": (1.5, 0.050, 0.110, 2),
-    "confetti": (0.6, 0.120, 0.200, 4),
-    "flowers": (2.0, 0.130, 0.240, 4),
-    "leaves": (1.0, 0.130, 0.220, 4),
-    "hearts": (0.5, 0.070, 0.120, 2),
-    "stars": (0.5, 0.070, 0.120, 3),
-    "diamonds": (0.8, 0.120, 0.200, 4),
-    "triangles": (0.7, 0.090, 0.160, 3),
-    "leopard": (0.8, 0.130, 0.190, 3),
-    "camouflage": (1.0, 0.300, 0.420, 4),
-    "marble": (0.8, 0.300, 0.500, 4),
-    "gradient": (1.0, 0.280, 0.420, 2),
-    "blocks": (1.6, 0.100, 0.220, 3),
-}
-_CAMOUFLAGES: tuple[tuple[Color, ...], ...] = (
-    ((0.55, 0.53, 0.38), (0.33, 0.38, 0.22), (0.38, 0.28, 0.18), (0.14, 0.15, 0.12)),
-    ((0.76, 0.68, 0.54), (0.60, 0.50, 0.36), (0.46, 0.37, 0.26), (0.86, 0.80, 0.68)),
-    ((0.62, 0.65, 0.68), (0.40, 0.43, 0.47), (0.20, 0.22, 0.25), (0.85, 0.86, 0.87)),
-)
-_WORDS = (
-    "LOVE NOVA WILD NYC SURF 1987 POP VIBE ZEN HELLO TEAM ROCK PARIS SUN WAVE RIO OK YES ART CITY "
-    "MOON GO COOL LAB FUN K2 X JAZZ TOKYO COAST 2024 WOW"
-).split()
-
-
-def fabric(dice: Dice, ground: Color | None = None, only: tuple[str, ...] = ()) -> Fabric:
-    """A patterned cloth, of one of the patterns named or of any."""
-    weights = {k: v[0] for k, v in _PERIODS.items() if not only or k in only}
-    pattern = dice.weighted(weights)
-    _, low, high, count = _PERIODS[pattern]
-    ground = ground or dice.cloth()
-    colors = [ground]
-    while len(colors) < count:
-        colors.append(dice.against(*colors, apart=0.22 if len(colors) == 1 else 0.0))
-    if pattern == "leopard":
-        colors = [dice.one(((0.80, 0.62, 0.40), (0.86, 0.80, 0.72), (0.70, 0.70, 0.70)))]
-        colors += [darker(colors[0], 0.66), (0.16, 0.12, 0.10)]
-    elif pattern == "camouflage":
-        colors = list(dice.one(_CAMOUFLAGES))
-    elif pattern in ("flowers", "leaves") and dice.chance(0.7):
-        colors[3] = dice.varied((0.30, 0.48, 0.28))
-    seed = dice.below(2**31)
-    return Fabric(pattern, tuple(colors), round(dice.between(low, high), 4), seed)
-
-
-def plain(color: Color) -> Fabric:
-    return Fabric("plain", (color,))
-
-
-def surface(dice: Dice, color: Color, pattern: str) -> Fabric:
-    """A structure of its own color: knit, ribs or quilt."""
-    dark = darker(color, {"knit": 0.74, "ribs": 0.82, "quilt": 0.62}[pattern])
-    period = {"knit": (0.09, 0.13), "ribs": (0.026, 0.040), "quilt": (0.06, 0.10)}[pattern]
-    return Fabric(pattern, (color, dark), round(dice.between(*period), 4))
-
-
-def denim(dice: Dice) -> Color:
-    return dice.varied(dice.one(DENIMS), 0.03)
-
-
-def chest_print(dice: Dice, cloth: Color) -> tuple[Print, ...]:
-    colors = (dice.against(cloth, apart=0.3), dice.cloth(), dice.cloth())
-    kind = dice.weighted({"emblem": 4.0, "word": 3.0, "both": 1.2, "logo": 1.2, "number": 1.2})
-    names = tuple(EMBLEMS)
-    if kind == "emblem":
-        size = dice.between(0.13, 0.24)
-        return (Print(dice.one(names), colors, 0.0, 0.36 - size / 10, size),)
-    if kind == "logo":
-        first = Print(dice.one(names), colors, dice.one((-0.075, 0.075)), 0.41, 0.055)
-        return (first, Print(first.motif, colors, 0.0, 0.36, 0.20, back=True))
-    if kind == "number":
-        number = str(dice.below(98) + 1)
-        weight = dice.between(0.07, 0.12)
-        return (
-            Print("text", colors, 0.0, 0.34, 0.15, number, weight),
-            Print("text", colors, 0.0, 0.34, 0.20, number, weight, back=True),
-        )
-    word = dice.one(_WORDS)
-    height = min(0.26 / (0.95 * len(word)), dice.between(0.08, 0.13))
-    text = Print("text", colors, 0.0, 0.36, height, word, dice.between(0.08, 0.13))
-    if kind == "word":
-        return (text,)
-    emblem = Print(dice.one(names), colors[::-1], 0.0, 0.27, 0.13)
-    return (replace(text, t=0.41), emblem)
 
 
 def tee(dice: Dice, sleeve: float | None = None) -> Top:
@@ -142,8 +43,18 @@ def shirt(dice: Dice, plain_share: float = 0.35, tucked: bool = False) -> Top:
     if dice.chance(plain_share):
         cloth = plain(light if dice.chance(0.6) else dice.cloth())
     else:
-        names = ("checks", "tartan", "columns", "pinstripes", "windowpane", "flowers", "dots",
-                 "leaves", "stripes", "blanket")  # fmt: skip
+        names = (
+            "checks",
+            "tartan",
+            "columns",
+            "pinstripes",
+            "windowpane",
+            "flowers",
+            "dots",
+            "leaves",
+            "stripes",
+            "blanket",
+        )
         cloth = fabric(dice, light if dice.chance(0.4) else None, names)
     ground = cloth.color(0)
     return Top(
@@ -165,8 +76,17 @@ def polo(dice: Dice) -> Top:
     cloth = fabric(dice, color, ("stripes", "triple", "blocks")) if patterned else plain(color)
     accent = cloth.color(1) if len(cloth.colors) > 1 else dice.against(color)
     logo = Print(dice.one(tuple(EMBLEMS)), (accent, color), 0.075, 0.41, 0.04)
-    return Top(cloth, 0.165, "collar", 0.06, dice.one((0.035, -0.04)), trim=accent,
-               fastening="half", fittings=accent, prints=() if patterned else (logo,))  # fmt: skip
+    return Top(
+        cloth,
+        0.165,
+        "collar",
+        0.06,
+        dice.one((0.035, -0.04)),
+        trim=accent,
+        fastening="half",
+        fittings=accent,
+        prints=() if patterned else (logo,),
+    )
 
 
 def sweater(dice: Dice) -> Top:
@@ -178,8 +98,14 @@ def sweater(dice: Dice) -> Top:
     else:
         cloth = plain(color) if structure == "plain" else surface(dice, color, structure)
     neck = dice.weighted({"crew": 2.0, "turtle": 1.5, "v": 1.0, "boat": 0.5})
-    return Top(cloth, 0.515, neck, 0.03 if neck == "crew" else 0.08, dice.one((-0.02, -0.05)),
-               trim=darker(color, 0.82))  # fmt: skip
+    return Top(
+        cloth,
+        0.515,
+        neck,
+        0.03 if neck == "crew" else 0.08,
+        dice.one((-0.02, -0.05)),
+        trim=darker(color, 0.82),
+    )
 
 
 def hoodie(dice: Dice) -> Top:
@@ -188,16 +114,29 @@ def hoodie(dice: Dice) -> Top:
     cloth = plain(color)
     if dice.chance(0.25):
         cloth = fabric(dice, color, ("blocks", "camouflage", "marble", "gradient"))
-    return Top(cloth, 0.515, "hood", 0.03, dice.one((-0.03, -0.06)), trim=darker(color, 0.85),
-               fastening="zip" if zip_ else "", fittings=(0.90, 0.90, 0.88), pocket="pouch",
-               sleeve_fabric=plain(dice.against(color)) if dice.chance(0.15) else None,
-               prints=() if zip_ else chest_print(dice, cloth.color(0)))  # fmt: skip
+    return Top(
+        cloth,
+        0.515,
+        "hood",
+        0.03,
+        dice.one((-0.03, -0.06)),
+        trim=darker(color, 0.85),
+        fastening="zip" if zip_ else "",
+        fittings=(0.90, 0.90, 0.88),
+        pocket="pouch",
+        sleeve_fabric=plain(dice.against(color)) if dice.chance(0.15) else None,
+        prints=() if zip_ else chest_print(dice, cloth.color(0)),
+    )
 
 
 def tank(dice: Dice) -> Top:
     top = tee(dice, 0.0)
-    return replace(top, neck=dice.one(("crew", "scoop", "v")), depth=round(dice.between(0.05, 0.10), 3),
-                   sleeve_fabric=None)  # fmt: skip
+    return replace(
+        top,
+        neck=dice.one(("crew", "scoop", "v")),
+        depth=round(dice.between(0.05, 0.10), 3),
+        sleeve_fabric=None,
+    )
 
 
 def camisole(dice: Dice) -> Top:
@@ -210,11 +149,37 @@ def camisole(dice: Dice) -> Top:
 
 def dress(dice: Dice) -> Top:
     color = dice.cloth()
-    names = ("flowers", "dots", "leaves", "stripes", "tartan", "gradient", "blocks", "hearts",
-             "zigzag", "columns", "marble", "breton", "triangles", "leopard", "checks")  # fmt: skip
+    names = (
+        "flowers",
+        "dots",
+        "leaves",
+        "stripes",
+        "tartan",
+        "gradient",
+        "blocks",
+        "hearts",
+        "zigzag",
+        "columns",
+        "marble",
+        "breton",
+        "triangles",
+        "leopard",
+        "checks",
+    )
     cloth = fabric(dice, color, names) if dice.chance(0.7) else plain(color)
-    neck = dice.weighted({"crew": 1.0, "scoop": 1.5, "v": 1.5, "square": 1.0, "boat": 0.6,
-                          "straps": 1.4, "tube": 0.5, "collar": 0.8, "turtle": 0.4})  # fmt: skip
+    neck = dice.weighted(
+        {
+            "crew": 1.0,
+            "scoop": 1.5,
+            "v": 1.5,
+            "square": 1.0,
+            "boat": 0.6,
+            "straps": 1.4,
+            "tube": 0.5,
+            "collar": 0.8,
+            "turtle": 0.4,
+        }
+    )
     bare = neck in ("straps", "tube")
     sleeve = 0.0 if bare else dice.weighted({0.0: 2.0, 0.12: 1.5, 0.17: 1.5, 0.38: 1.0, 0.51: 1.0})
     return Top(
@@ -230,15 +195,25 @@ def dress(dice: Dice) -> Top:
 
 
 def jacket(dice: Dice, inner: Color) -> Jacket:
-    kind = dice.weighted({"blazer": 1.5, "denim": 1.2, "leather": 1.0, "cardigan": 1.2,
-                          "bomber": 1.0, "coat": 1.0, "vest": 0.5})  # fmt: skip
+    kind = dice.weighted(
+        {
+            "blazer": 1.5,
+            "denim": 1.2,
+            "leather": 1.0,
+            "cardigan": 1.2,
+            "bomber": 1.0,
+            "coat": 1.0,
+            "vest": 0.5,
+        }
+    )
     color = dice.against(inner, apart=0.18)
     cloth, lapel = plain(color), darker(color, 0.90)
     metal = dice.one(METALS)
     if kind == "denim":
         color = denim(dice)
-        return Jacket(plain(color), (0.05, 0.06, 0.09), darker(color, 0.88), 0.02, 0.50,
-                      fittings=metal)  # fmt: skip
+        return Jacket(
+            plain(color), (0.05, 0.06, 0.09), darker(color, 0.88), 0.02, 0.50, fittings=metal
+        )
     if kind == "leather":
         color = dice.one(LEATHERS)
         return Jacket(plain(color), (0.05, 0.05, 0.10), mix(color, (1, 1, 1), 0.12), -0.01, 0.51)
@@ -261,8 +236,16 @@ def jacket(dice: Dice, inner: Color) -> Jacket:
 
 
 def bottom(dice: Dice, against: Color, skirts: bool) -> Bottom:
-    kind = dice.weighted({"jeans": 3.0, "trousers": 3.0, "shorts": 1.6, "leggings": 1.0 * skirts + 0.3,
-                          "skirt": 2.2 * skirts, "sweatpants": 1.0})  # fmt: skip
+    kind = dice.weighted(
+        {
+            "jeans": 3.0,
+            "trousers": 3.0,
+            "shorts": 1.6,
+            "leggings": 1.0 * skirts + 0.3,
+            "skirt": 2.2 * skirts,
+            "sweatpants": 1.0,
+        }
+    )
     color = dice.varied(dice.one(TROUSERS))
     for _ in range(6):  # not the color of the top
         if abs(brightness(color) - brightness(against)) > 0.12:
@@ -273,56 +256,106 @@ def bottom(dice: Dice, against: Color, skirts: bool) -> Bottom:
     if kind == "jeans":
         color = denim(dice)
         turn = mix(color, (0.95, 0.95, 0.95), 0.5) if dice.chance(0.25) else None
-        return Bottom("jeans", plain(color), dice.weighted({-0.86: 4.0, -0.80: 1.0}),
-                      seam=(0.80, 0.62, 0.36), belt=belt, buckle=metal, turn_up=turn)  # fmt: skip
+        return Bottom(
+            "jeans",
+            plain(color),
+            dice.weighted({-0.86: 4.0, -0.80: 1.0}),
+            seam=(0.80, 0.62, 0.36),
+            belt=belt,
+            buckle=metal,
+            turn_up=turn,
+        )
     if kind == "leggings":
         cloth = plain(color)
         if dice.chance(0.45):
-            cloth = fabric(dice, color, ("marble", "flowers", "camouflage", "leopard", "triangles",
-                                         "zigzag", "stars"))  # fmt: skip
-        return Bottom("leggings", cloth, dice.weighted({-0.84: 2.0, -0.62: 1.0}),
-                      stripe=dice.against(color) if dice.chance(0.25) else None)  # fmt: skip
+            cloth = fabric(
+                dice,
+                color,
+                ("marble", "flowers", "camouflage", "leopard", "triangles", "zigzag", "stars"),
+            )
+        return Bottom(
+            "leggings",
+            cloth,
+            dice.weighted({-0.84: 2.0, -0.62: 1.0}),
+            stripe=dice.against(color) if dice.chance(0.25) else None,
+        )
     if kind == "skirt":
         color = dice.against(against, apart=0.12)
         names = ("tartan", "flowers", "dots", "columns", "stripes", "checks", "leaves", "zigzag")
         cloth = fabric(dice, color, names) if dice.chance(0.5) else plain(color)
-        return Bottom("skirt", cloth, dice.one((-0.27, -0.34, -0.42, -0.58, -0.70)), belt=belt,
-                      buckle=metal)  # fmt: skip
+        return Bottom(
+            "skirt", cloth, dice.one((-0.27, -0.34, -0.42, -0.58, -0.70)), belt=belt, buckle=metal
+        )
     if kind == "sweatpants":
         color = dice.varied(dice.one(TROUSERS))
         stripe = dice.against(color) if dice.chance(0.7) else None
         return Bottom("sweatpants", plain(color), -0.85, stripe=stripe)
     if kind == "shorts":
-        cloth = plain(color) if dice.chance(0.65) else fabric(
-            dice, None, ("checks", "leaves", "flowers", "camouflage", "stripes", "tartan", "dots"))  # fmt: skip
-        return Bottom("shorts", cloth, dice.one((-0.24, -0.31, -0.37, -0.42)), belt=belt, buckle=metal,
-                      stripe=dice.against(color) if belt is None and dice.chance(0.4) else None)  # fmt: skip
+        cloth = (
+            plain(color)
+            if dice.chance(0.65)
+            else fabric(
+                dice,
+                None,
+                ("checks", "leaves", "flowers", "camouflage", "stripes", "tartan", "dots"),
+            )
+        )
+        return Bottom(
+            "shorts",
+            cloth,
+            dice.one((-0.24, -0.31, -0.37, -0.42)),
+            belt=belt,
+            buckle=metal,
+            stripe=dice.against(color) if belt is None and dice.chance(0.4) else None,
+        )
     cloth = plain(color)
     if dice.chance(0.2):
         cloth = fabric(dice, color, ("pinstripes", "windowpane", "tartan", "camouflage", "columns"))
-    return Bottom("trousers", cloth, dice.weighted({-0.86: 4.0, -0.78: 1.0}), belt=belt,
-                  buckle=metal, turn_up=darker(color, 1.15) if dice.chance(0.15) else None)  # fmt: skip
+    return Bottom(
+        "trousers",
+        cloth,
+        dice.weighted({-0.86: 4.0, -0.78: 1.0}),
+        belt=belt,
+        buckle=metal,
+        turn_up=darker(color, 1.15) if dice.chance(0.15) else None,
+    )
 
 
 def shoes(dice: Dice, formal: bool, feminine: bool, bare_legs: bool) -> Shoes:
-    kind = dice.weighted({
-        "sneakers": 0.3 if formal else 4.0, "loafers": 3.0 if formal else 0.8, "boots": 1.0,
-        "sandals": 0.0 if formal else 0.9, "pumps": 2.0 * feminine})  # fmt: skip
+    kind = dice.weighted(
+        {
+            "sneakers": 0.3 if formal else 4.0,
+            "loafers": 3.0 if formal else 0.8,
+            "boots": 1.0,
+            "sandals": 0.0 if formal else 0.9,
+            "pumps": 2.0 * feminine,
+        }
+    )
     sock = dice.one(((0.93, 0.93, 0.92), (0.16, 0.16, 0.18))) if dice.chance(0.7) else dice.cloth()
     sock_top = dice.weighted({-0.80: 2.0, -0.74: 1.0, -0.53: 0.7 if bare_legs else 0.0})
     leather = dice.varied(dice.one(LEATHERS)) if dice.chance(0.75) else dice.cloth()
     dark: Color = (0.16, 0.14, 0.13)
     if kind == "sneakers":
-        color = dice.one(((0.93, 0.92, 0.91), (0.16, 0.16, 0.18))) if dice.chance(0.5) else dice.cloth()
-        return Shoes(kind, color, dice.against(color), (0.93, 0.92, 0.90), sock=sock, sock_top=sock_top)
+        color = (
+            dice.one(((0.93, 0.92, 0.91), (0.16, 0.16, 0.18))) if dice.chance(0.5) else dice.cloth()
+        )
+        return Shoes(
+            kind, color, dice.against(color), (0.93, 0.92, 0.90), sock=sock, sock_top=sock_top
+        )
     if kind == "boots":
         shaft = dice.weighted({-0.76: 2.0, -0.66: 1.0, -0.52: 1.2 * feminine})
         laced = shaft < -0.6 and dice.chance(0.6)
         trim = mix(leather, (0.9, 0.8, 0.6), 0.6) if laced else leather
         return Shoes(kind, leather, trim, dark, shaft=shaft, sock=leather, sock_top=shaft)
     if kind == "loafers":
-        return Shoes(kind, leather, darker(leather, 0.7), dark,
-                     sock=sock if dice.chance(0.6) else None, sock_top=-0.78)  # fmt: skip
+        return Shoes(
+            kind,
+            leather,
+            darker(leather, 0.7),
+            dark,
+            sock=sock if dice.chance(0.6) else None,
+            sock_top=-0.78,
+        )
     if kind == "pumps":
         return Shoes(kind, leather, leather, dark)
     return Shoes(kind, leather, leather, darker(leather, 0.6))

@@ -158,7 +158,7 @@ class Dice:
 
     def _seen(self, color: Color) -> bool:
         skin = self.avoided
-        return skin is None or sum(abs(p - q) for p, q in zip(color, skin, strict=True)) > 0.35
+        return skin is None or sum(abs(p - q) for p, q in zip(color, skin, strict=True)) > 0.45
 
     def cloth(self) -> Color:
         for _ in range(8):

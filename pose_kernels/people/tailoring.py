@@ -11,29 +11,30 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .body import chart_surface
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Color = tuple[float, float, float]
 
 # Regions of the atlas: parts that lie one after the other and share one limb's profile. `height`
 # is where y = 0 of the limb lies on a body that stands with its arms down, above the pelvis, so
 # that a stripe has one height on torso, sleeves and legs. `width` is half the limb's width at its
-# typical place: x runs from -width to width as seen from the front.
-_REGIONS: dict[str, tuple[slice, float, float, float]] = {
-    # parts - 1, height, radius of the cloth's measure, width
-    "torso": (slice(0, 2), 0.0, 0.150, 0.176),
-    "hands": (slice(2, 4), 0.0, 0.030, 0.020),
-    "feet": (slice(4, 6), 0.0, 0.045, 0.045),
-    "upper_legs": (slice(6, 10), -0.025, 0.082, 0.080),
-    "lower_legs": (slice(10, 14), -0.455, 0.053, 0.052),
-    "upper_arms": (slice(14, 18), 0.466, 0.052, 0.050),
-    "lower_arms": (slice(18, 22), 0.181, 0.038, 0.038),
+# typical place: x runs from -width to width as seen from the front. `cut` is the radius to which
+# cloth is cut, one for a whole arm or leg, so that a pattern goes on over elbow and knee.
+_REGIONS: dict[str, tuple[slice, float, float, float, float]] = {
+    # parts - 1, height, radius, cut, width
+    "torso": (slice(0, 2), 0.0, 0.150, 0.150, 0.176),
+    "hands": (slice(2, 4), 0.0, 0.030, 0.030, 0.020),
+    "feet": (slice(4, 6), 0.0, 0.045, 0.045, 0.045),
+    "upper_legs": (slice(6, 10), -0.025, 0.082, 0.072, 0.080),
+    "lower_legs": (slice(10, 14), -0.455, 0.053, 0.072, 0.052),
+    "upper_arms": (slice(14, 18), 0.466, 0.052, 0.047, 0.050),
+    "lower_arms": (slice(18, 22), 0.181, 0.038, 0.047, 0.038),
 }
 _POWER = 2.4  # of the superellipse that a torso's section is
 
@@ -58,7 +59,7 @@ class Strip(NamedTuple):
         return Strip(self.rows, self.mask * other)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
     """Coordinates of a region's n tiles, cached per size: nothing may write to them."""
 
@@ -68,13 +69,14 @@ class Grid:
     x: Array  # (n, 1, S) meters from the middle as seen from the front
     girth: Array  # (S, 1) radius there in units of the region's usual one
     radius: float
+    cut: float
     pitch: tuple[float, float]  # of texels, along and around, meters
     falling: list[float]  # -t of the rows, rising
 
 
 @lru_cache(maxsize=64)
 def grid(name: str, size: int) -> Grid:
-    parts, height, radius, width = _REGIONS[name]
+    parts, height, radius, cut, width = _REGIONS[name]
     unit = np.linspace(0, 1, size)
     y, radii = chart_surface(parts.start + 1, 1 - unit)
     if name in ("hands", "feet"):  # one tile holds the whole way around
@@ -86,15 +88,27 @@ def grid(name: str, size: int) -> Grid:
         angle = np.stack([half + np.pi] * (n // 2) + [half] * (n // 2))
     sine, cosine = np.sin(angle), np.cos(angle)
     x = width * sine / (np.abs(sine) ** _POWER + np.abs(cosine) ** _POWER) ** (1 / _POWER)
-    arrays = [
+    t, turn, across, girth = (
         np.ascontiguousarray(a, np.float32)
         for a in ((y + height)[:, None], angle[:, None], x[:, None], (radii / radius)[:, None])
-    ]
-    for array in arrays:
+    )
+    for array in (t, turn, across, girth):
         array.setflags(write=False)
     around = float(np.ptp(angle[0])) * radius / max(size - 1, 1)
     along = float(np.hypot(np.ptp(y), 2 * radii.max() * 0.5)) / max(size - 1, 1)
-    return Grid(name, *arrays, radius, (along, around), (-arrays[0][:, 0]).tolist())
+    falling = (-t[:, 0]).tolist()
+    return Grid(name, t, turn, across, girth, radius, cut, (along, around), falling)
+
+
+@lru_cache(maxsize=4096)  # many edges, of belts, cuffs and toes, are everybody's
+def _strip(measured: Grid, low: float, high: float, soft: float) -> Strip:
+    soft = max(soft, 0.6 * measured.pitch[0])
+    falling = measured.falling
+    rows = slice(bisect_left(falling, -high - soft), bisect_right(falling, soft - low))
+    t = measured.t[rows]
+    mask = rise(t, low, soft) - rise(t, high, soft)
+    mask.setflags(write=False)
+    return Strip(rows, mask)
 
 
 class Canvas:
@@ -134,18 +148,13 @@ class Canvas:
         return self.right_of(low, soft, away) - self.right_of(high, soft, away)
 
     def rows(self, low: float, high: float) -> slice:
-        """Rows whose heights lie within, and one more at each end."""
+        """Rows whose heights lie within."""
         falling = self.grid.falling
-        first = bisect_left(falling, -high) - 1
-        last = bisect_right(falling, -low) + 1
-        return slice(max(first, 0), max(last, 0))
+        return slice(bisect_left(falling, -high), bisect_right(falling, -low))
 
     def strip(self, low: float, high: float, soft: float = 0.004) -> Strip:
         """low < t < high."""
-        soft = max(soft, 0.6 * self.grid.pitch[0])
-        rows = self.rows(low - soft, high + soft)
-        t = self.t[rows]
-        return Strip(rows, rise(t, low, soft) - rise(t, high, soft))
+        return _strip(self.grid, low, high, soft)
 
     def below(self, edge: float, soft: float = 0.004) -> Strip:
         return self.strip(-9.0, edge, soft)
@@ -153,9 +162,7 @@ class Canvas:
     def over(self, edge: float, soft: float = 0.004) -> Strip:
         return self.strip(edge, 9.0, soft)
 
-    def spot(
-        self, x: float, t: float, width: float, height: float, soft: float = 0.004
-    ) -> Strip:
+    def spot(self, x: float, t: float, width: float, height: float, soft: float = 0.004) -> Strip:
         """An ellipse with these half-axes, in meters as seen from the front."""
         soft = max(soft, 0.5 * max(self.grid.pitch))
         rows = self.rows(t - height - soft, t + height + soft)
@@ -165,6 +172,8 @@ class Canvas:
     # -- paint
     def paint(self, color: Color | Array, strip: Strip) -> None:
         """color: one, or (n or 1, 3, rows or 1, S or 1) for the strip's rows."""
+        if strip.rows.start >= strip.rows.stop:
+            return
         target = self.color[:, :, strip.rows]
         if isinstance(color, tuple):
             color = np.array(color, np.float32).reshape(1, 3, 1, 1)
@@ -172,6 +181,8 @@ class Canvas:
         target += (color - target) * mask
 
     def shade(self, factor: float, strip: Strip) -> None:
+        if strip.rows.start >= strip.rows.stop:
+            return
         mask = strip.mask if strip.mask.ndim == 2 else strip.mask[:, None]
         self.color[:, :, strip.rows] *= 1 + np.float32(factor - 1) * mask
 
@@ -179,7 +190,7 @@ class Canvas:
         """(n, S, S) within [-1, 1]: a sum of plane waves that closes around the limb. around:
         greatest wave number across, in waves per meter; along: range of those upward."""
         return wave_sum(
-            self.angle[:, 0], self.t[:, 0], seed, count, around * 2 * np.pi * self.grid.radius, along
+            self.angle[:, 0], self.t[:, 0], seed, count, 2 * np.pi * around * self.grid.cut, along
         )
 
     def folds(self, seed: int, strength: float = 0.05) -> None:

@@ -72,9 +72,10 @@ def _bare(person: Identity, canvas: Canvas) -> None:
         free = bare[1:]
         for sign in (-1.0, 1.0):  # collar bones
             slope = np.abs(t - 0.533 - 0.10 * (front.x * sign - 0.02))
-            bone = (1 - rise(slope, 0.004, 0.006)) * front.column(
-                *sorted((0.018 * sign, 0.10 * sign)), 0.01
+            reach = front.right_of(0.018, 0.01, front.x * sign) - front.right_of(
+                0.10, 0.01, front.x * sign
             )
+            bone = (1 - rise(slope, 0.004, 0.006)) * reach
             front.shade(0.91, Strip(rows, free * bone))
         low = (1 - rise(t, 0.49, 0.03)) * front.columns(-1, 0.004, 0.012)
         front.shade(0.88, Strip(rows, free * low))
@@ -135,10 +136,15 @@ def _top(person: Identity, canvas: Canvas) -> None:
         back.shade(0.78, back.spot(0, 0.545, 0.085, 0.035, 0.012))
         front = canvas.only(FRONT)
         for x in (-0.028, 0.028):  # cords
-            front.paint(top.fittings, front.strip(0.42, 0.53).where(front.column(x - 0.003, x + 0.003)))
+            front.paint(
+                top.fittings, front.strip(0.42, 0.53).where(front.column(x - 0.003, x + 0.003))
+            )
     if person.bottom.kind == "bib":
         _bib(person.bottom, canvas)
     canvas.folds(person.folds, 0.05)
+    if top.hem < -0.2 and person.bottom.belt is not None:  # a dress with a belt
+        canvas.shade(0.80, canvas.strip(0.088, 0.128))
+        canvas.paint(person.bottom.belt, canvas.strip(0.094, 0.124))
     _bare(person, canvas)
     if top.neck == "collar":
         _collar(top.trim or top.fabric.color(0), top.depth, canvas)
@@ -241,7 +247,7 @@ def _both(front: Canvas, edge: Array, hem: float) -> Array:
 
 def _neckwear(person: Identity, canvas: Canvas) -> None:
     extras = person.extras
-    front, back = canvas.only(FRONT), canvas.only(BACK)
+    front = canvas.only(FRONT)
     if extras.tie is not None and extras.bow_tie:
         rows = front.strip(0.47, 0.53).rows
         wing = 0.006 + 0.42 * np.clip(np.abs(front.x) - 0.004, 0, 0.05)
@@ -267,7 +273,10 @@ def _neckwear(person: Identity, canvas: Canvas) -> None:
         rows = canvas.rows(0.46, 9.0)
         dip = np.array([0.545, 0.505], np.float32).reshape(2, 1, 1)
         wrap = rise(canvas.t[rows] - dip - 0.25 * np.abs(canvas.x), 0.0, 0.006)
-        canvas.shade(0.78, Strip(rows, rise(canvas.t[rows] - dip + 0.014 - 0.25 * np.abs(canvas.x), 0.0, 0.01)))
+        canvas.shade(
+            0.78,
+            Strip(rows, rise(canvas.t[rows] - dip + 0.014 - 0.25 * np.abs(canvas.x), 0.0, 0.01)),
+        )
         lay(canvas, extras.scarf, Strip(rows, wrap))
         end = front.strip(0.20, 0.52)
         front.shade(0.8, end.where(front.column(0.012, 0.088)))

@@ -7,16 +7,17 @@ soft, so patterns meet at the seams and a picture of 256 pixels, 8 mm each, does
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import fabrics, limbs, outfits, prints, torso
 from . import face as heads
-from . import limbs, outfits, torso
 from .cloth import Fabric
+from .fabrics import plain
 from .looks import Bottom, Extras, Face, Identity, Shoes, Top
-from .outfits import plain
 from .palette import (
     DYED_HAIRS,
     HAIRS,
@@ -29,6 +30,7 @@ from .palette import (
     darker,
     mix,
 )
+from .prints import Print
 from .tailoring import Canvas, Color
 
 __all__ = ["STYLES", "Identity", "identity", "paint"]
@@ -49,6 +51,16 @@ STYLES = {
     "sport": 1.0,
     "dungarees": 0.7,
     "jumpsuit": 0.5,
+}
+
+_TOPS: dict[str, Callable[[Dice], Top]] = {
+    "tee": outfits.tee,
+    "shirt": outfits.shirt,
+    "polo": outfits.polo,
+    "sweater": outfits.sweater,
+    "hoodie": outfits.hoodie,
+    "tank": outfits.tank,
+    "camisole": outfits.camisole,
 }
 
 # The person of the demonstrations: a striped shirt, light against dark, so that it reads small.
@@ -85,37 +97,69 @@ def _face(dice: Dice, feminine: bool, folds: int) -> Face:
     hair = dice.one(HAIRS[:5] if brightness(skin) < 0.5 else HAIRS[:9])
     if dice.chance(0.04):
         hair = dice.one(DYED_HAIRS)
-    if age > 0.45 and dice.chance(0.75):
+    if age > 0.6 and dice.chance(0.7):
         hair = dice.one(HAIRS[9:])
     hair = dice.varied(hair, 0.03)
     curly = brightness(skin) < 0.42
     if feminine:
-        cut = dice.weighted({"long": 3.0, "fringe": 1.8, "bob": 1.6, "tail": 1.6, "bun": 1.3,
-                             "parted": 0.4, "curls": 2.0 if curly else 0.7,
-                             "rows": 1.2 * curly, "buzz": 0.1})  # fmt: skip
+        cut = dice.weighted(
+            {
+                "long": 3.0,
+                "fringe": 1.8,
+                "bob": 1.6,
+                "tail": 1.6,
+                "bun": 1.3,
+                "parted": 0.4,
+                "curls": 2.0 if curly else 0.7,
+                "rows": 1.2 * curly,
+                "buzz": 0.1,
+            }
+        )
     else:
-        cut = dice.weighted({"short": 3.0, "parted": 2.0, "buzz": 1.2, "curls": 1.0, "bowl": 0.5,
-                             "receding": 0.3 + 2.0 * age, "fringed": 1.0 * (age > 0.4),
-                             "bald": 0.5 + 0.5 * age, "long": 0.3, "bun": 0.2, "mohawk": 0.12,
-                             "rows": 0.8 * curly})  # fmt: skip
-    length = {"long": dice.between(0.36, 0.52), "fringe": dice.between(0.40, 0.53),
-              "tail": dice.between(0.40, 0.50)}.get(cut, 9.0)  # fmt: skip
+        cut = dice.weighted(
+            {
+                "short": 3.0,
+                "parted": 2.0,
+                "buzz": 1.2,
+                "curls": 1.0,
+                "bowl": 0.5,
+                "receding": 0.3 + 2.0 * age,
+                "fringed": 1.0 * (age > 0.4),
+                "bald": 0.5 + 0.5 * age,
+                "long": 0.3,
+                "bun": 0.2,
+                "mohawk": 0.12,
+                "rows": 0.8 * curly,
+            }
+        )
+    length = {
+        "long": dice.between(0.36, 0.52),
+        "fringe": dice.between(0.40, 0.53),
+        "tail": dice.between(0.40, 0.50),
+    }.get(cut, 9.0)
     r, g, b = skin
     lips: Color = (0.35 + 0.40 * r, 0.10 + 0.36 * g, 0.12 + 0.36 * b)
     makeup = dice.between(0.2, 1.0) if feminine and dice.chance(0.6) else 0.0
     if makeup > 0:
-        lips = mix(lips, dice.one(((0.72, 0.12, 0.18), (0.80, 0.30, 0.40), (0.55, 0.15, 0.25))), makeup)
+        lips = mix(
+            lips, dice.one(((0.72, 0.12, 0.18), (0.80, 0.30, 0.40), (0.55, 0.15, 0.25))), makeup
+        )
     beard = ""
     if not feminine:
-        beard = dice.weighted({"": 2.2, "stubble": 1.0, "full": 1.0, "goatee": 0.5, "mustache": 0.4})
-    hat = dice.weighted({"": 8.0, "cap": 0.8, "beanie": 0.6, "band": 0.4 * feminine,
-                         "scarf": 0.45 * feminine})  # fmt: skip
+        beard = dice.weighted(
+            {"": 2.2, "stubble": 1.0, "full": 1.0, "goatee": 0.5, "mustache": 0.4}
+        )
+    hat = dice.weighted(
+        {"": 8.0, "cap": 0.8, "beanie": 0.6, "band": 0.4 * feminine, "scarf": 0.45 * feminine}
+    )
     cloth = None
     if hat:
         color = dice.cloth()
-        cloth = Fabric("plain", (color, darker(color, 0.7) if dice.chance(0.5) else dice.against(color)))
+        cloth = Fabric(
+            "plain", (color, darker(color, 0.7) if dice.chance(0.5) else dice.against(color))
+        )
         if hat != "cap" and dice.chance(0.35):
-            cloth = outfits.fabric(dice, color, ("stripes", "dots", "flowers", "zigzag", "checks"))
+            cloth = fabrics.fabric(dice, color, ("stripes", "dots", "flowers", "zigzag", "checks"))
     frames: tuple[Color, ...] = ((0.10, 0.10, 0.11), (0.35, 0.20, 0.12), (0.70, 0.58, 0.32))
     return Face(
         skin=skin,
@@ -148,15 +192,19 @@ def _dressed(dice: Dice, style: str, person: Identity, feminine: bool) -> Identi
     if style == "dress":
         top = outfits.dress(dice)
         legs = person.face.skin if dice.chance(0.65) else dice.varied((0.14, 0.14, 0.16))
-        return replace(person, top=top, bottom=Bottom("leggings", plain(legs), -0.86))
+        belt = None
+        if dice.chance(0.4):
+            belt = dice.one(LEATHERS) if dice.chance(0.5) else dice.against(top.fabric.color(0))
+        return replace(person, top=top, bottom=Bottom("leggings", plain(legs), -0.86, belt=belt))
     if style == "tunic":
         top = replace(outfits.dress(dice), hem=round(dice.between(-0.30, -0.18), 3), flared=False)
         legs = dice.against(top.fabric.color(0), apart=0.15)
         return replace(person, top=top, bottom=Bottom("leggings", plain(legs), -0.85))
     if style == "layers":
-        inner = dice.weighted({"tee": 2.0, "shirt": 1.2, "sweater": 0.8, "camisole": 0.6 * feminine})
-        top = {"tee": outfits.tee, "shirt": outfits.shirt, "sweater": outfits.sweater,
-               "camisole": outfits.camisole}[inner](dice)  # fmt: skip
+        inner = dice.weighted(
+            {"tee": 2.0, "shirt": 1.2, "sweater": 0.8, "camisole": 0.6 * feminine}
+        )
+        top = _TOPS[inner](dice)
         top = replace(top, hem=max(top.hem, -0.02))
         coat = outfits.jacket(dice, top.fabric.color(0))
         below = outfits.bottom(dice, coat.fabric.color(0), feminine)
@@ -164,58 +212,94 @@ def _dressed(dice: Dice, style: str, person: Identity, feminine: bool) -> Identi
     if style == "suit":
         top = outfits.shirt(dice, plain_share=0.7, tucked=True)
         top = replace(top, sleeve=0.515, pocket="")
-        color = dice.varied(dice.one(((0.15, 0.16, 0.20), (0.16, 0.20, 0.34), (0.40, 0.41, 0.44),
-                                      (0.45, 0.34, 0.25), (0.72, 0.66, 0.56), (0.30, 0.14, 0.18),
-                                      (0.17, 0.28, 0.24))))  # fmt: skip
+        color = dice.varied(
+            dice.one(
+                (
+                    (0.15, 0.16, 0.20),
+                    (0.16, 0.20, 0.34),
+                    (0.40, 0.41, 0.44),
+                    (0.45, 0.34, 0.25),
+                    (0.72, 0.66, 0.56),
+                    (0.30, 0.14, 0.18),
+                    (0.17, 0.28, 0.24),
+                )
+            )
+        )
         cloth = plain(color)
         if dice.chance(0.35):
-            names = ("pinstripes", "windowpane", "houndstooth")
-            cloth = outfits.fabric(dice, color, names)
+            cloth = fabrics.fabric(dice, color, ("pinstripes", "windowpane", "houndstooth"))
             fine = (color, mix(color, (0.9, 0.9, 0.9), 0.3))
             cloth = replace(cloth, colors=fine)
-        coat = replace(outfits.jacket(dice, top.fabric.color(0)), fabric=cloth, hem=-0.075,
-                       lapel=darker(color, 0.88), opening=(0.045, 0.010, 0.080), sleeve=0.505)  # fmt: skip
+        coat = replace(
+            outfits.jacket(dice, top.fabric.color(0)),
+            fabric=cloth,
+            hem=-0.075,
+            lapel=darker(color, 0.88),
+            opening=(0.045, 0.010, 0.080),
+            sleeve=0.505,
+        )
         tie = None
         if dice.chance(0.75):
-            tie = outfits.fabric(dice, None, ("diagonal", "dots", "stripes", "checks"))
+            tie = fabrics.fabric(dice, None, ("diagonal", "dots", "stripes", "checks"))
             tie = replace(tie, period=0.05) if dice.chance(0.6) else plain(tie.color(0))
             top = replace(top, depth=0.015)
         below = Bottom("trousers", cloth, -0.86, belt=dice.one(LEATHERS[:3]))
-        return replace(person, top=top, jacket=coat if dice.chance(0.8) else None, bottom=below,
-                       extras=replace(person.extras, tie=tie, bow_tie=dice.chance(0.2)))  # fmt: skip
+        return replace(
+            person,
+            top=top,
+            jacket=coat if dice.chance(0.8) else None,
+            bottom=below,
+            extras=replace(person.extras, tie=tie, bow_tie=dice.chance(0.2)),
+        )
     if style == "sport":
         color = dice.cloth()
         accent = dice.against(color, apart=0.3)
         names = ("blocks", "columns", "stripes", "diagonal", "gradient", "triple")
-        cloth = outfits.fabric(dice, color, names) if dice.chance(0.5) else plain(color)
-        number = outfits.chest_print(Dice(dice.below(2**31)), cloth.color(0)) if dice.chance(0.3) else ()
+        cloth = fabrics.fabric(dice, color, names) if dice.chance(0.5) else plain(color)
+        number = (
+            fabrics.chest_print(Dice(dice.below(2**31)), cloth.color(0)) if dice.chance(0.3) else ()
+        )
         digits = str(dice.below(98) + 1)
         if not number:
             number = (
-                outfits.Print("text", (accent,), 0.0, 0.36, 0.14, digits, 0.10),
-                outfits.Print("text", (accent,), 0.0, 0.34, 0.20, digits, 0.10, back=True),
+                Print("text", (accent,), 0.0, 0.36, prints.fitting(digits, 0.14), digits, 0.10),
+                Print(
+                    "text",
+                    (accent,),
+                    0.0,
+                    0.34,
+                    prints.fitting(digits, 0.20),
+                    digits,
+                    0.10,
+                    back=True,
+                ),
             )
-        top = Top(cloth, dice.one((0.0, 0.155, 0.18, 0.51)), dice.one(("crew", "v")), 0.05, -0.05,
-                  trim=accent, prints=number)  # fmt: skip
+        top = Top(
+            cloth,
+            dice.one((0.0, 0.155, 0.18, 0.51)),
+            dice.one(("crew", "v")),
+            0.05,
+            -0.05,
+            trim=accent,
+            prints=number,
+        )
         base = color if dice.chance(0.4) else dice.against(color)
         kind, hem = dice.one((("sweatpants", -0.85), ("shorts", -0.30), ("shorts", -0.38)))
         stripe = accent if dice.chance(0.6) else None
         return replace(person, top=top, bottom=Bottom(kind, plain(base), hem, stripe=stripe))
     if style == "dungarees":
         top = replace(outfits.tee(dice), hem=0.035, prints=())
-        cloth = plain(outfits.denim(dice) if dice.chance(0.7) else dice.cloth())
+        cloth = plain(fabrics.denim(dice) if dice.chance(0.7) else dice.cloth())
         hem = dice.weighted({-0.86: 2.0, -0.32: 1.0})
         return replace(person, top=top, bottom=Bottom("bib", cloth, hem, seam=(0.82, 0.66, 0.38)))
     if style == "jumpsuit":
         top = outfits.shirt(dice) if dice.chance(0.5) else outfits.camisole(dice)
         top = replace(top, hem=0.035)
-        below = Bottom("trousers", top.fabric, dice.one((-0.86, -0.78, -0.32)),
-                       belt=dice.one(LEATHERS))  # fmt: skip
+        below = Bottom(
+            "trousers", top.fabric, dice.one((-0.86, -0.78, -0.32)), belt=dice.one(LEATHERS)
+        )
         return replace(person, top=top, bottom=below)
-    makers = {"tee": outfits.tee, "shirt": outfits.shirt, "polo": outfits.polo,
-              "sweater": outfits.sweater, "hoodie": outfits.hoodie, "tank": outfits.tank,
-              "camisole": outfits.camisole}  # fmt: skip
-    top = makers[style](dice)
+    top = _TOPS[style](dice)
     return replace(person, top=top, bottom=outfits.bottom(dice, top.fabric.color(0), feminine))
 
 
@@ -231,7 +315,7 @@ def identity(seed: int) -> Identity:
     folds = dice.below(2**31)
     face = _face(dice, feminine, folds)
     extras = Extras(
-        scarf=(outfits.fabric(dice) if dice.chance(0.6) else plain(dice.cloth()))
+        scarf=(fabrics.fabric(dice) if dice.chance(0.6) else plain(dice.cloth()))
         if dice.chance(0.07)
         else None,
         watch=dice.one(LEATHERS) if dice.chance(0.3) else None,
@@ -242,7 +326,9 @@ def identity(seed: int) -> Identity:
         if feminine and dice.chance(0.4)
         else None,
     )
-    weights = {k: w for k, w in STYLES.items() if feminine or k not in ("dress", "tunic", "camisole")}
+    weights = {
+        k: w for k, w in STYLES.items() if feminine or k not in ("dress", "tunic", "camisole")
+    }
     style = dice.weighted(weights)
     person = replace(_FIRST, style=style, face=face, extras=extras, folds=folds)
     person = _dressed(dice, style, person, feminine)
