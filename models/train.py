@@ -16,7 +16,7 @@ from . import systems
 from .config import PAPER
 from .system import System
 from .training import command
-from .training.folder import Folder, Run
+from .training.folder import Folder, Run, features_of
 from .training.loop import Stopped, Trainer
 from .training.settings import TrainSettings
 
@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         return command.fail(PROG, error, 2)
     try:
         summary = trainer.train()
+        trainer.accelerator.end_training()
     except Stopped as error:
         return command.fail(PROG, error, error.code)
     except OSError as error:
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     if trainer.main:
         print(summary.line())
+        for words in features_of(trainer.system).values():
+            print(f"loss features: {words}")
     return 0
 
 

@@ -33,7 +33,10 @@ def test_a_run_is_measured_beside_copy_and_mean(
     flags = "--pairs 5 --batch 2 --mean-pairs 7 --split validation".split()
     assert evaluate.main([str(run), *flags]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("system: tiny_gan, preset: tiny, step: 60, weights: averaged\n")
+    assert text.startswith(
+        "system: tiny_gan, preset: tiny, step: 60, weights: averaged, "
+        "features: four channels, seed of the run\n"
+    )
     assert "training_worker:open_tiny, validation split, 16 x 16, 5 pairs\n" in text
     assert "MS-SSIM " in text and "not measured: it needs sides of at least 161" in text
     found = json.loads((run / "evaluation-validation.json").read_text())
