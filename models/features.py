@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import pickle
-import urllib.error
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -249,10 +248,11 @@ def _downloaded(file: str) -> Mapping[str, Any]:
         return torch.hub.load_state_dict_from_url(
             _ADDRESS + file, map_location="cpu", check_hash=True, weights_only=True
         )
-    except urllib.error.URLError as error:  # an OSError, but its reason is what matters
+    except OSError as error:  # of URLError it is the reason that says something
+        reason = getattr(error, "reason", None) or error.strerror or error
         raise OSError(
-            f"cannot download {_ADDRESS}{file} ({error.reason}): fetch it elsewhere and name the "
-            "file as weights"
+            f"cannot download {_ADDRESS}{file} ({reason}): fetch it elsewhere and name the file as "
+            "weights"
         ) from None
     except RuntimeError as error:  # a wrong checksum
         raise OSError(f"{_ADDRESS}{file} came damaged: {str(error).splitlines()[0]}") from None

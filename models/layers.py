@@ -251,15 +251,15 @@ class PartialConv2d(nn.Module):
         conv = self.conv
         mask = mask.detach().to(x.dtype)
         with torch.no_grad():
-            ones = mask.new_ones(1, 1, *conv.kernel_size)
-            # sums of one channel at a time: counts up to C k^2 stay exact also in half precision
-            count = F.conv2d(
+            # sums over windows; of pooling autocast keeps the hands off, so that they are exact
+            count = F.avg_pool2d(
                 mask.float().sum(1, keepdim=True),
-                ones.float(),
-                stride=conv.stride,
-                padding=conv.padding,
+                conv.kernel_size,
+                conv.stride,
+                [side // 2 for side in conv.kernel_size],
+                divisor_override=1,
             )
-            window = float(ones.numel())
+            window = float(math.prod(conv.kernel_size))
             if self.ratio == "nvidia":
                 window *= mask.shape[1]  # a mask of one channel stands for all of them
             known = count.clamp(0, 1)

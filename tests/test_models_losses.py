@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses and the features they compare."""
 
+import doctest
 import math
 import urllib.error
 
@@ -129,14 +130,22 @@ class TestFeatures:
         with pytest.raises(ValueError, match="list.pth are no file of tensors"):
             vgg19(tmp_path / "list.pth")
 
-    def test_download_without_a_network(self, monkeypatch):
+    @pytest.mark.parametrize(
+        "error, message",
+        [
+            (urllib.error.URLError("no route"), r"cannot download https.*\(no route\): fetch it"),
+            (OSError(28, "No space left"), r"cannot download https.*\(No space left\): fetch it"),
+            (RuntimeError("invalid hash value"), "dcbb9e9d.pth came damaged: invalid hash value"),
+        ],
+    )
+    def test_download_that_fails(self, monkeypatch, error, message):
         def fail(address, **options):
             assert address.endswith("/vgg19-dcbb9e9d.pth") and options["check_hash"]
-            raise urllib.error.URLError("no route to host")
+            raise error
 
         monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
         monkeypatch.setattr("models.features._WIDTHS", (1, 1, 1, 1, 1))
-        with pytest.raises(OSError, match=r"cannot download https.*\(no route to host\): fetch it"):
+        with pytest.raises(OSError, match=message):
             vgg19("download")
 
     @pytest.mark.parametrize(
@@ -323,6 +332,11 @@ class TestOnFeatures:
         ):
             with pytest.raises(ValueError, match=message):
                 make()
+
+
+def test_doctest():
+    results = doctest.testmod(losses)
+    assert results.attempted > 3 and results.failed == 0
 
 
 class TestAdversarial:

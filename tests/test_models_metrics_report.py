@@ -45,6 +45,12 @@ class TestDescriptors:
         middle = local_descriptors(joints, 31)[0, 18]
         assert middle.tolist() == [29, 16] and LIMBS[0] == (1, 2)
 
+    def test_a_joint_beside_the_picture_is_there(self):
+        joints = torch.full((1, 18, 2), -1.0)
+        joints[0, 3], joints[0, 4] = torch.tensor([-1.0, 5.0]), torch.tensor([NAN, 5.0])
+        found = local_descriptors(joints, 18)[0]
+        assert found.isfinite().all(-1).nonzero().flatten().tolist() == [3]
+
     def test_bad_arguments(self):
         with pytest.raises(ValueError, match="count must be one of 0, 18, 31, 44, got 20"):
             local_descriptors(standing(), 20)
@@ -219,6 +225,7 @@ class TestLearned:
         assert shifted.weights == "Channels" and "other network" in shifted.preset
         assert shifted.of_set and shifted.pictures == 40
 
+    @pytest.mark.filterwarnings("ignore:Metric `InceptionScore` will save")
     def test_inception_score_of_another_network(self):
         pytest.importorskip("torchmetrics")
         score = metrics.learned("IS", network=Channels())
