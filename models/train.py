@@ -23,8 +23,7 @@ from .training.settings import TrainSettings
 PROG = "python -m models.train"
 
 
-def main(argv: list[str] | None = None, open_data: command.OpenData | None = None) -> int:
-    """The command; `open_data` is models.data.open_data unless another one is given."""
+def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0].startswith("-"):
         _overview().parse_args(argv)
@@ -32,7 +31,7 @@ def main(argv: list[str] | None = None, open_data: command.OpenData | None = Non
     try:
         system = systems.load(argv[0])
         args = _parser(argv[0], system).parse_args(argv[1:])
-        trainer = _trainer(argv[0], system, args, open_data or command.open_data_function())
+        trainer = _trainer(argv[0], system, args)
     except (ValueError, OSError) as error:
         return command.fail(PROG, error, 2)
     try:
@@ -82,15 +81,13 @@ def _parser(name: str, system: type[System]) -> command.Parser:
     return parser
 
 
-def _trainer(
-    name: str, system: type[System], args: argparse.Namespace, open_data: command.OpenData
-) -> Trainer:
+def _trainer(name: str, system: type[System], args: argparse.Namespace) -> Trainer:
     if args.resume:
         run = _stored(name, system, args)
     else:
         preset = args.preset or PAPER
         run = Run(name, preset, *command.settings_from(args, system, preset))
-    sets = [command.open_split(open_data, run.settings, s) for s in ("train", "validation")]
+    sets = [command.open_split(run.settings, s) for s in ("train", "validation")]
     return Trainer(run, system, *sets, resume=args.resume, overwrite=args.overwrite)
 
 

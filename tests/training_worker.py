@@ -2,15 +2,24 @@
 """A small system and data set for the tests of the trainer, and its command on them as a process.
 
 python tests/training_worker.py tiny_gan --out DIR ...
-TRAINING_KILL=write:2 kills the process within the second checkpoint, =rename:2 just before it gets
-its name, =step:7 after the seventh step.
+python tests/training_worker.py -    one job per line, each in a process forked from this one
+
+A job is {"argv": [...]} and what may happen to it: "kill": "file:2" kills it after the second file
+of checkpoints, "name:2" in the second checkpoint just before it gets its name, "step:7" after the
+seventh step; "interrupt": 7 presses Ctrl-C within the seventh step; "largest": 4096 is the size in
+bytes above which no file can grow. The answer is a line {"code", "stdout", "stderr"}.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
+import resource
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +36,7 @@ from models.system import DISCRIMINATOR, GENERATOR, Stage, System
 
 
 class TinyPairs:
-    """Pictures whose target is a fixed map of the source, drawn from (seed, split, epoch, index)."""
+    """The target is a fixed map of the source, which is noise of (seed, split, epoch, index)."""
 
     name = "tiny pairs"
     loaded: list[tuple[int, int]] = []
@@ -54,12 +63,12 @@ class TinyPairs:
         }
 
 
-def open_tiny(name: str, *, split: str, size: tuple[int, int], **options: Any) -> TinyPairs:
-    if name != "tiny":
-        raise ValueError(f"--data must be tiny, got {name!r}")
-    if options.get("root"):
-        raise FileNotFoundError(f"{options['root']}/pairs.csv is not there: make it first")
-    return TinyPairs(split, size, int(options.get("length", 12)), options["seed"])
+def open_tiny(
+    *, split: str, size: tuple[int, int], root: str | None, views: int, seed: int, length: int = 12
+) -> TinyPairs:
+    if root:
+        raise FileNotFoundError(f"{root}/pairs.csv is not there: make it first")
+    return TinyPairs(split, size, length, seed)
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ class TinyGan(System):
     needs = frozenset({"source_image", "target_image"})
     Config = TinyConfig
     training_presets = {
-        "paper": {"data": "tiny", "batch": 4, "workers": 0, "size": (8, 8)},
+        "paper": {"data": "training_worker:open_tiny", "batch": 4, "workers": 0, "size": (8, 8)},
         "tiny": {"size": (8, 8), "ema": 0.9, "save_every": 4, "sheet_every": 8},
     }
 
@@ -138,44 +147,82 @@ class Demanding(TinyGan):
     needs = TinyGan.needs | {"flow", "source_joints18"}
 
 
-systems.register("tiny_gan", TinyGan, "two convolutions and a judge")
-systems.register("demanding", Demanding, "asks for what the data lack")
+systems.register("tiny_gan", "training_worker:TinyGan", "two convolutions and a judge")
+systems.register("demanding", "training_worker:Demanding", "asks for what the data lack")
 
 
-def _killed(function: Callable[..., Any], times: int, before: bool = False) -> Callable[..., Any]:
+def _signal_at(
+    owner: Any, name: str, times: int, number: int, when: Callable[..., bool] | None = None
+) -> None:
+    """Send this process a signal when owner.name has been called so many times."""
+    function = getattr(owner, name)
     count = 0
 
     def call(*args: Any, **keywords: Any) -> Any:
         nonlocal count
-        count += 1
-        if before and count == times:
-            os.kill(os.getpid(), signal.SIGKILL)
         result = function(*args, **keywords)
-        if count == times:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if when is None or when(*args):
+            count += 1
+            if count == times:
+                os.kill(os.getpid(), number)
         return result
 
-    return call
+    setattr(owner, name, call)
 
 
-def _arm(order: str) -> None:
+def _arm(job: dict[str, Any]) -> None:
     from models.training import checkpoint, loop
 
-    place, _, times = order.partition(":")
-    if place == "step":
-        loop.Trainer._one_step = _killed(loop.Trainer._one_step, int(times))  # type: ignore[method-assign]
-    elif place == "write":
-        checkpoint.save_file = _killed(checkpoint.save_file, int(times))
-    elif place == "rename":
-        checkpoint._flush = _killed(checkpoint._flush, int(times), before=True)
-    else:
-        raise ValueError(f"TRAINING_KILL: no place {place!r}")
+    if order := job.get("kill"):
+        place, _, times = order.partition(":")
+        owner, name, when = {
+            "step": (loop.Trainer, "_one_step", None),
+            "file": (checkpoint, "save_file", None),
+            "name": (checkpoint, "_flush", lambda path: path.name.startswith(".step-")),
+        }[place]
+        _signal_at(owner, name, int(times), signal.SIGKILL, when)
+    if times := job.get("interrupt"):
+        _signal_at(loop.Turns, "step", times, signal.SIGINT)
+    if largest := job.get("largest"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+
+def _in_a_fork(job: dict[str, Any]) -> dict[str, Any]:
+    from models.train import main
+
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        if (child := os.fork()) == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            code = 70
+            try:
+                _arm(job)
+                code = main(job["argv"])
+            except SystemExit as error:
+                code = int(error.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+        return {"code": code, "stdout": texts[0], "stderr": texts[1]}
 
 
 if __name__ == "__main__":
-    from models.train import main
+    torch.set_num_threads(1)  # also so that a fork has no thread to miss
+    if sys.argv[1:] == ["-"]:
+        # What a run imports late, once here and not in every fork: it takes longer than the run.
+        importlib.import_module("models.train")
+        for late in ("torch._dynamo", "torch.distributed.tensor", "torch.utils.tensorboard"):
+            importlib.import_module(late)
+        for line in sys.stdin:
+            print(json.dumps(_in_a_fork(json.loads(line))), flush=True)
+    else:
+        from models.train import main
 
-    torch.set_num_threads(1)
-    if order := os.environ.get("TRAINING_KILL"):
-        _arm(order)
-    sys.exit(main(sys.argv[1:], open_data=open_tiny))
+        sys.exit(main(sys.argv[1:]))

@@ -12,22 +12,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pose_kernels.people import wardrobe
+from pose_kernels.people.backdrop import KINDS, paint_backdrop
 from pose_kernels.people.body import Array
 from pose_kernels.people.camera import Camera
 from pose_kernels.people.mesh import body
 from pose_kernels.people.motion import random_motion
 from pose_kernels.people.pose import Pose, joints
 from pose_kernels.people.render import Views, flow, render
-from pose_kernels.people.scene import (
-    BACKGROUNDS,
-    random_camera,
-    random_light,
-    random_yaw,
-    studio,
-)
+from pose_kernels.people.scene import random_camera, random_light, random_yaw, shadows
 from pose_kernels.people.shape import Shape
 from pose_kernels.skeleton_tables import SKELETONS
 
+BACKGROUNDS = (*KINDS, "mixed")
 SPLITS = ("train", "validation", "test")
 _LENGTHS = {"train": 20_000, "validation": 500, "test": 1_000}
 _CACHE = 256 << 20  # bytes of atlases that a process keeps
@@ -36,6 +32,7 @@ _OPENPOSE = (
     "nose neck rsho relb rwri lsho lelb lwri rhip rkne rank lhip lkne lank reye leye rear lear"
 ).split()
 _ORDER = [SKELETONS["reposing19"].joints.index(name) for name in _OPENPOSE]
+_ANKLES = [SKELETONS["reposing19"].joints.index(name) for name in ("lank", "rank")]
 _IS_FACE = np.isin(np.arange(18), (0, 14, 15, 16, 17))
 _HIDDEN = 0.03  # meters behind the surface from which on a joint of the face does not show
 
@@ -163,6 +160,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         shape = Shape.of(identity)
         poses: list[Pose] = []
         cameras: list[Camera] = []
+        places: list[Array] = []
         motion = random_motion(rng)
         for n in range(max(self.views, 1) + 1):
             if n and rng.random() < 0.6:  # else another moment of the same motion
@@ -170,11 +168,24 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             pose = motion.at(rng.uniform(0, 5))
             yaw = random_yaw(rng, 0.7 if n == 0 else 0.35)
             poses.append(pose)
-            cameras.append(random_camera(rng, joints(pose, shape), H, W, yaw=yaw))
+            places.append(joints(pose, shape))
+            cameras.append(random_camera(rng, places[-1], H, W, yaw=yaw))
         light = random_light(rng)
-        backdrop = torch.from_numpy(studio(H, W))[None]
-        n = len(poses)
-        return render(body(shape), poses, cameras, [light] * n, self.atlas(identity), backdrop)
+        kind = KINDS[int(rng.integers(2))] if self.background == "mixed" else self.background
+        wall = paint_backdrop(rng, H, W, kind)
+        backdrop = np.stack([wall * dim for dim in map(self._shadows, cameras, places)])
+        return render(
+            body(shape),
+            poses,
+            cameras,
+            [light] * len(poses),
+            self.atlas(identity),
+            torch.from_numpy(backdrop),
+        )
+
+    def _shadows(self, camera: Camera, joints: Array) -> NDArray[np.float32]:
+        ankles = camera.project(joints[_ANKLES], *self.size)[:, :2]
+        return shadows(ankles, *self.size, camera.zoom)
 
 
 def atlas_side(height: int) -> int:

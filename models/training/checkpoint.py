@@ -78,6 +78,7 @@ class Store:
             for stem, tensors in files.items():
                 path = hidden / f"{stem}.safetensors"
                 save_file({key: _plain(value) for key, value in tensors.items()}, path)
+                path.chmod(hidden.stat().st_mode & 0o666)  # as any new file, not the owner's alone
                 _flush(path)
                 entries[path.name] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
             text = json.dumps({"format": FORMAT, **state, "files": entries}, indent=1)

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ..config import PAPER, Settings
+from ..data import PairData, open_data
 from ..system import System
-from .settings import GROUPS, TrainSettings, adapted, preset_of, settings_class
-
-OpenData = Callable[..., Any]  # models.data.open_data
+from .settings import GROUPS, DataSettings, TrainSettings, adapted, preset_of, settings_class
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,23 +54,50 @@ def settings_from(
     return config, ours.from_arguments(args, preset_of(ours, preset))
 
 
-def open_data_function() -> OpenData:
-    from ..data import open_data
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which weights and which data, for the commands that read a run."""
+    parser.add_argument("--no-ema", action="store_true", help="the last weights, not the averaged")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto: a GPU where there is one",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation", "test"),
+        default="test",
+        help="of the data set (%(default)s)",
+    )
+    group = parser.add_argument_group("data", "Those of the run, unless they are given.")
+    DataSettings.add_arguments(group)
 
-    return open_data
+
+def data_settings(settings: TrainSettings, args: argparse.Namespace) -> TrainSettings:
+    """The settings of a run with other data, as far as they are given. Raises ValueError."""
+    names = [field.name for field in dataclasses.fields(DataSettings)]
+    given = argparse.Namespace(**{name: getattr(args, name) for name in names})
+    if given.data is not None and given.data != settings.data:
+        # Folder and options of another data set mean nothing here.
+        settings = dataclasses.replace(settings, data_root=None, data_options=())
+    for name in names:
+        value = getattr(settings, name)
+        if getattr(given, name) is None:
+            setattr(given, name, "none" if value is None else value)
+    changes = DataSettings.from_arguments(given).to_json()
+    return dataclasses.replace(settings, **changes)
 
 
-def open_split(
-    open_data: OpenData, settings: TrainSettings, split: str, size: Sequence[int] | None = None
-) -> Any:
+def open_split(settings: TrainSettings, split: str) -> PairData:
     """A split of the settings' data set, at their size.
 
     Raises ValueError or FileNotFoundError with one line.
     """
+    H, W = settings.size
     return open_data(
         settings.data,
         split=split,
-        size=tuple(size or settings.size),
+        size=(H, W),
         root=settings.data_root,
         views=settings.views,
         seed=settings.seed,

@@ -50,7 +50,9 @@ class Log:
             for term, value in values.items():
                 rows.append(f"{step},{stage},{player},{term},{value:.8g}\n")
                 self._events.add_scalar(f"{stage}/{player}/{term}", value, step)
-        os.write(self._handle, "".join(rows).encode())
+        data = "".join(rows).encode()
+        if os.write(self._handle, data) < len(data):
+            raise OSError("cannot write losses.csv: No space left on device")
 
     def sheet(self, step: int, picture: NDArray[np.uint8]) -> None:
         self._events.add_image("sheet", picture, step, dataformats="HWC")

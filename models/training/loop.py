@@ -4,31 +4,29 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from torch import Tensor
-from torch.nn import Parameter
 from tqdm import tqdm
 
 from pose_kernels.files import write_files
 
 from ..batch import Batch, missing, to
+from ..data import PairData
 from ..system import System
-from . import checkpoint, memory, optimizer_state, parallel, sheet
+from . import checkpoint, parallel, sheet
 from .ema import Average
 from .folder import Folder, Run, build, continued
 from .interrupt import Interrupt
 from .log import Log, Terms
-from .sampling import Order, Pairs, Share, loader, seed_of, spread
+from .sampling import Order, Share, loader, seed_of, spread
 from .schedule import Segment, plan
+from .summary import Clock, Summary, peak_memory
+from .turns import NotFinite, Turns
 from .weights import load_weights, trained_weights
 
 
@@ -38,24 +36,6 @@ class Stopped(RuntimeError):
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
-
-
-@dataclass
-class Summary:
-    """What a run comes to. step: the last one; terms: of its turns; seconds: mean per step,
-    without the first steps, sheets and checkpoints; memory: bytes at the peak."""
-
-    step: int
-    terms: Terms = field(default_factory=dict)
-    seconds: float = math.nan
-    memory: int = 0
-    memory_of: str = ""
-
-    def line(self) -> str:
-        return (
-            f"step {self.step}: {self.seconds * 1e3:.4g} ms per step, "
-            f"peak memory {self.memory / 2**20:.0f} MiB ({self.memory_of})"
-        )
 
 
 class Trainer:
@@ -69,8 +49,8 @@ class Trainer:
         self,
         run: Run,
         system: type[System],
-        training: Pairs,
-        validation: Pairs,
+        training: PairData,
+        validation: PairData,
         *,
         resume: bool = False,
         overwrite: bool = False,
@@ -80,7 +60,6 @@ class Trainer:
         self.training, self.validation = training, validation
         self.folder = Folder(settings.out)
         self.store = checkpoint.Store(self.folder.checkpoints, settings.keep)
-        self._check_data(system)
         if resume:
             continued(self.folder.read(), run)
         elif not overwrite:
@@ -88,32 +67,33 @@ class Trainer:
         self.accelerator = parallel.start(settings)
         self.main = self.accelerator.is_main_process
         self.system = build(system, run.config, settings.seed)
+        self._check_data()
         self.plan = plan(self.system.stages, settings.steps, settings.stage)
         self.order = Order(len(training), settings.batch, settings.seed)
         self._share(0, 0)  # raises where the batch does not divide
-        if settings.init:
+        self.step = 0
+        self._saved = 0  # the step of the last checkpoint that this process has written
+        self._restored = self._find() if resume else None
+        if self._restored:
+            self._restore(self._restored)
+        elif settings.init:
             load_weights(self.system, checkpoint.of_run(settings.init))
         self.system.to(self.accelerator.device)
         self.average = Average(self.system, settings.ema) if settings.ema else None
-        self.step = 0
-        self._restored: checkpoint.Checkpoint | None = None
-        if resume:
-            self._restore()
+        if self.average and self._restored:
+            self.average.load(self._restored.files[checkpoint.EMA])
         parallel.copy_from_first(self.system.state_dict().values(), self.accelerator)
         # evaluation_mode: mixed precision and nothing else. See parallel.py on the gradients.
         self.model = self.accelerator.prepare_model(self.system, evaluation_mode=True)
         self.accelerator.wait_for_everyone()  # all have looked at the folder before it changes
-        if self.main and not resume:
+        if self.main and resume:
+            self.folder.describe(run)  # what has been changed on the way
+        elif self.main:
             self.folder.begin(run)
-        self.stage_stop = 0
-        self.names = {id(p): name for name, p in self.system.named_parameters()}
-        self.players: dict[str, list[Parameter]] = {}
-        self.optimizers: dict[str, Any] = {}
-        self._turn = ""
 
-    def _check_data(self, system: type[System]) -> None:
-        if lack := missing(self.training.keys, system.needs):
-            raise ValueError(f"{system.name} cannot train on {self.training.name}: {lack}")
+    def _check_data(self) -> None:
+        if lack := missing(self.training.keys, self.system.needs):
+            raise ValueError(f"{self.system.name} cannot train on {self.training.name}: {lack}")
         for pairs in (self.training, self.validation):
             if len(pairs) == 0:
                 raise ValueError(f"{pairs.name}: the {pairs.split} split has no pairs")
@@ -143,23 +123,23 @@ class Trainer:
             mininterval=0.5 if sys.stderr.isatty() else 30,
             unit="step",
         )
-        clock = _Clock()
+        clock = Clock()
         batches = self._batches(total)
         try:
             with Interrupt() as interrupt:
                 for segment in self.plan:
                     if self.step >= segment.stop:
                         continue
-                    self._begin(segment)
+                    turns = self._begin(segment)
                     bar.set_description(segment.stage.name)
                     while self.step < segment.stop:
                         with clock:
-                            summary.terms = self._one_step(segment, batches)
+                            summary.terms = self._one_step(segment, turns, batches)
                         summary.step = self.step
                         bar.update()
-                        self._after_step(segment, summary.terms, log)
+                        self._after_step(segment, turns, summary.terms, log)
                         if signal := self._agreed(interrupt.signal):
-                            self._save(segment)
+                            self._save(segment, turns)
                             raise Stopped(
                                 f"interrupted after step {self.step}; --resume goes on from there",
                                 128 + signal,
@@ -169,7 +149,7 @@ class Trainer:
             if log:
                 log.close()
         summary.seconds = clock.mean
-        summary.memory, summary.memory_of = memory.peak(self.accelerator.device)
+        summary.memory, summary.memory_of = peak_memory(self.accelerator.device)
         return summary
 
     def _batches(self, total: int) -> Iterator[list[Batch]]:
@@ -190,86 +170,32 @@ class Trainer:
             reason = str(error).strip().splitlines()[-1]  # of a worker, after its traceback
             raise Stopped(f"step {self.step + 1}: the data set failed: {reason}") from error
 
-    def _begin(self, segment: Segment) -> None:
+    def _begin(self, segment: Segment) -> Turns:
         """New optimizers, with the checkpoint's state when the run goes on within this stage."""
-        self.system.requires_grad_(False)
-        self._turn = ""
-        self.players = self.system.players(segment.stage.name)
-        self.optimizers = {}
-        for player in dict.fromkeys(segment.stage.turns):
-            optimizer = self.system.optimizer(player, self.players[player])
-            self.optimizers[player] = self.accelerator.prepare_optimizer(optimizer)
+        place, clip = self.accelerator, self.settings.clip
+        turns = Turns(self.system, self.model, segment.stage, place, clip)
         restored, self._restored = self._restored, None
         if restored and segment.start < restored.state["step"]:
-            for player, optimizer in self.optimizers.items():
-                names = self._names(player)
-                tensors = restored.files[f"optimizer-{player}"]
-                plain = restored.state["optimizers"][player]
-                optimizer_state.unpack(optimizer.optimizer, names, tensors, plain)
+            turns.unpack(restored)
+        return turns
 
-    def _names(self, player: str) -> list[str]:
-        groups = self.optimizers[player].optimizer.param_groups
-        return [self.names[id(p)] for group in groups for p in group["params"]]
-
-    def _take_turn(self, player: str) -> None:
-        """Freeze the other players: nothing is spent on gradients that nobody uses, and no
-        gradient of one turn leaks into the next."""
-        if player != self._turn:
-            for other, parameters in self.players.items():
-                for parameter in parameters:
-                    parameter.requires_grad_(other == player)
-            # A parameter of two players is its own player's in each turn.
-            for parameter in self.players[player]:
-                parameter.requires_grad_(True)
-            self._turn = player
-
-    def _one_step(self, segment: Segment, batches: Iterator[list[Batch]]) -> Terms:
+    def _one_step(self, segment: Segment, turns: Turns, batches: Iterator[list[Batch]]) -> Terms:
         parts = self._next(batches)
         # Random numbers are a function of the step and the process: a run that goes on needs no
         # state of a generator, and sheets and checkpoints may draw as they like.
         set_seed(seed_of(self.settings.seed, self.step, self.accelerator.process_index))
         self.system.train()
-        terms: Terms = {}
-        for player in segment.stage.turns:
-            terms[player] = self._one_turn(segment, player, parts)
+        try:
+            terms = turns.step(parts)
+        except NotFinite as error:
+            raise self._not_finite(segment, error) from None
         if self.average:
             self.average.update(self.step - segment.start)
         parallel.copy_from_first(self.system.buffers(), self.accelerator)
         self.step += 1
         return terms
 
-    def _one_turn(self, segment: Segment, player: str, parts: list[Batch]) -> dict[str, float]:
-        self._take_turn(player)
-        optimizer = self.optimizers[player]
-        optimizer.zero_grad()
-        sums: dict[str, Tensor] = {}
-        for batch in parts:
-            terms = self.model(batch, segment.stage.name, player)
-            # The mean of equal parts is the mean of the whole.
-            self.accelerator.backward(sum(terms.values()) / len(parts))
-            for name, value in terms.items():
-                share = value.detach().float() / len(parts)
-                sums[name] = sums[name] + share if name in sums else share
-        parameters = self.players[player]
-        parallel.average_gradients(parameters, self.accelerator)
-        scaler = self.accelerator.scaler
-        if scaler is not None:
-            self.accelerator.unscale_gradients(optimizer)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.settings.clip:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip, norm)
-        means = parallel.mean_over_processes(torch.stack(list(sums.values())), self.accelerator)
-        *values, length = torch.cat((means, norm.to(means)[None])).tolist()
-        found = {**dict(zip(sums, values)), "gradient_norm": length}
-        # With a scaler infinite gradients are a matter of course: it skips the step.
-        checked = found if scaler is None else dict(zip(sums, values))
-        if not all(map(math.isfinite, checked.values())):
-            raise self._not_finite(segment, player, found)
-        optimizer.step()
-        optimizer.zero_grad()
-        return found
-
-    def _after_step(self, segment: Segment, terms: Terms, log: Log | None) -> None:
+    def _after_step(self, segment: Segment, turns: Turns, terms: Terms, log: Log | None) -> None:
         settings, step = self.settings, self.step
         ends = step == segment.stop
         if log and (ends or step % settings.log_every == 0):
@@ -279,7 +205,7 @@ class Trainer:
             sheet.save(picture, self.folder.sheets / f"{checkpoint.name_of(step)}.png")
             log.sheet(step, picture)
         if ends or step % settings.save_every == 0:
-            self._save(segment)
+            self._save(segment, turns)
 
     # What is said and written
 
@@ -305,18 +231,17 @@ class Trainer:
         )
         return sheet.draw(columns, footer)
 
-    def _save(self, segment: Segment) -> None:
+    def _save(self, segment: Segment, turns: Turns) -> None:
+        if self._saved == self.step:
+            return
+        self._saved = self.step
         self.accelerator.wait_for_everyone()
         if self.main:
             files = {checkpoint.MODEL: trained_weights(self.system)}
             if self.average:
                 files[checkpoint.EMA] = self.average.weights
-            plain = {}
-            for player, optimizer in self.optimizers.items():
-                tensors, plain[player] = optimizer_state.pack(
-                    optimizer.optimizer, self._names(player)
-                )
-                files[f"optimizer-{player}"] = tensors
+            packed, plain = turns.pack()
+            files |= packed
             scaler = self.accelerator.scaler
             state = {
                 "step": self.step,
@@ -329,39 +254,37 @@ class Trainer:
             self.store.write(state, files)
         self.accelerator.wait_for_everyone()
 
-    def _restore(self) -> None:
+    def _find(self) -> checkpoint.Checkpoint | None:
+        """The checkpoint to go on from; None when the run was stopped before its first."""
         found, warnings = self.store.newest()
         for warning in warnings:
             self._say(f"warning: {warning}")
-        if found is None:
-            if warnings:
-                raise ValueError(f"--resume: no checkpoint in {self.folder.checkpoints} is whole")
+        if found:
+            self._say(f"continuing from {found.path}")
+        elif warnings:
+            raise ValueError(f"--resume: no checkpoint in {self.folder.checkpoints} is whole")
+        else:
             self._say(f"{self.folder.path} has no checkpoint yet: starting at step 0")
-            return
-        self._say(f"continuing from {found.path}")
+        return found
+
+    def _restore(self, found: checkpoint.Checkpoint) -> None:
         self.step = found.state["step"]
         if self.step > self.plan[-1].stop:
-            raise ValueError(
-                f"--steps {self.plan[-1].stop}: the run is at step {self.step} already"
-            )
+            raise ValueError(f"--steps {self.plan[-1].stop}: the run has {self.step} already")
+        stage = (found.state["stage"], found.state["stage_start"])
         within = [s for s in self.plan if s.start < self.step <= s.stop]
-        before = (found.state["stage"], found.state["stage_start"])
-        if before not in [(s.stage.name, s.start) for s in within]:
+        if stage not in [(s.stage.name, s.start) for s in within]:
             raise ValueError(
                 "--steps cannot change on the way in a run of several stages: the ones that are "
                 "done would have had another length"
             )
         load_weights(self.system, found)
-        if self.average:
-            self.average.load(found.files[checkpoint.EMA])
         if self.accelerator.scaler is not None and found.state["scaler"]:
             self.accelerator.scaler.load_state_dict(found.state["scaler"])
-        self._restored = found
 
-    def _not_finite(self, segment: Segment, player: str, terms: dict[str, float]) -> Stopped:
+    def _not_finite(self, segment: Segment, error: NotFinite) -> Stopped:
         step = self.step + 1
-        bad = [name for name, value in terms.items() if not math.isfinite(value)]
-        last = self.store.names[-1:] or checkpoint.names_in(self.folder.checkpoints)[-1:]
+        last = self.store.names[-1:]
         good = str(self.folder.checkpoints / last[0]) if last else "none yet"
         report = self.folder.path / f"non-finite-{checkpoint.name_of(step)}.json"
         if self.main:
@@ -369,35 +292,15 @@ class Trainer:
             content = {
                 "step": step,
                 "stage": segment.stage.name,
-                "player": player,
-                "terms": {name: str(value) for name, value in terms.items()},
+                "player": error.player,
+                "terms": {name: str(value) for name, value in error.terms.items()},
+                "split": self.training.split,
                 "epoch": keys[0][0],
                 "indexes": [index for _, index in keys],
-                "split": self.training.split,
                 "checkpoint": good,
             }
             write_files({report: (json.dumps(content, indent=1) + "\n").encode()})
         return Stopped(
-            f"step {step}, stage {segment.stage.name}, {player}: {', '.join(bad)} is "
-            f"{', '.join(str(terms[name]) for name in bad)}; the last good checkpoint is {good}; "
-            f"the batch is described in {report}"
+            f"step {step}, stage {segment.stage.name}, {error}; the last good checkpoint is "
+            f"{good}; the batch is described in {report}"
         )
-
-
-class _Clock:
-    """Mean seconds of what runs inside, without the first two times, which warm up."""
-
-    def __init__(self) -> None:
-        self.count, self.total = 0, 0.0
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self.count += 1
-        if self.count > 2:
-            self.total += time.perf_counter() - self._start
-
-    @property
-    def mean(self) -> float:
-        return self.total / (self.count - 2) if self.count > 2 else math.nan

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -90,4 +89,4 @@ def copy_from_first(tensors: Iterable[Tensor], accelerator: Accelerator) -> None
     """Give every process what the first one has."""
     if accelerator.num_processes > 1:
         for tensor in tensors:
-            broadcast(tensor.data)
+            torch.distributed.broadcast(tensor.data, 0)

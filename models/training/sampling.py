@@ -10,26 +10,15 @@ from __future__ import annotations
 import hashlib
 import signal
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..data import PairData
+
 Key = tuple[int, int]  # epoch, index
-
-
-class Pairs(Protocol):
-    """A data set of models.data: items are pure functions of (seed, split, epoch, index)."""
-
-    name: str
-    split: str
-    size: tuple[int, int]
-    keys: frozenset[str]
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> dict[str, Tensor]: ...
-    def set_epoch(self, epoch: int) -> None: ...
 
 
 def seed_of(*parts: int) -> int:
@@ -90,7 +79,7 @@ class _Keyed(Dataset[dict[str, Tensor]]):
     """The epoch travels with the index: workers hold copies of the data set, which a call of
     `set_epoch` in the training process would not reach."""
 
-    def __init__(self, pairs: Pairs) -> None:
+    def __init__(self, pairs: PairData) -> None:
         self.pairs = pairs
         self.epoch = -1
 
@@ -108,7 +97,7 @@ def _begin_worker(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def loader(pairs: Pairs, share: Share, workers: int, pin: bool) -> DataLoader[Any]:
+def loader(pairs: PairData, share: Share, workers: int, pin: bool) -> DataLoader[Any]:
     """The batches of a share, in order."""
     return DataLoader(
         _Keyed(pairs),
@@ -121,7 +110,19 @@ def loader(pairs: Pairs, share: Share, workers: int, pin: bool) -> DataLoader[An
     )
 
 
-def spread(pairs: Pairs, count: int) -> list[int]:
+def spread(pairs: PairData, count: int) -> list[int]:
     """`count` indexes at equal distances over a data set, always the same."""
     count = min(count, len(pairs))
     return [i * len(pairs) // count for i in range(count)]
+
+
+def chosen(pairs: PairData, indexes: list[int], batch: int, workers: int) -> DataLoader[Any]:
+    """Some pairs in that order, of epoch 0, in batches of which the last may be smaller."""
+    keys = [(0, index) for index in indexes]
+    batches = [keys[start : start + batch] for start in range(0, len(keys), batch)]
+    return DataLoader(
+        _Keyed(pairs),
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=_begin_worker,
+    )

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..config import PAPER, Settings, option
+from ..data import read_options
 from ..system import System
 
 
@@ -73,8 +73,10 @@ class TrainSettings(DataSettings, StepSettings, OutputSettings):
         self._require("clip", self.clip is None or self.clip > 0, "above 0")
         self._require("ema", 0 <= self.ema < 1, "at least 0 and below 1")
         self._require("seed", 0 <= self.seed < 2**63, "at least 0 and below 2^63")
-        for text in self.data_options:
-            self._require("data_options", "=" in text[1:], "name=value")
+        try:
+            read_options(self.data_options)
+        except ValueError as error:
+            raise ValueError(f"--data-options: {error}") from None
 
     def _require(self, name: str, holds: bool, words: str) -> None:
         if not holds:
@@ -83,15 +85,8 @@ class TrainSettings(DataSettings, StepSettings, OutputSettings):
 
     @property
     def options(self) -> dict[str, Any]:
-        """`data_options` as keywords: JSON values where they read as such, else strings."""
-        found: dict[str, Any] = {}
-        for text in self.data_options:
-            name, _, value = text.partition("=")
-            try:
-                found[name.replace("-", "_")] = json.loads(value)
-            except json.JSONDecodeError:
-                found[name.replace("-", "_")] = value
-        return found
+        """`data_options` as keywords."""
+        return read_options(self.data_options)
 
 
 GROUPS = {"data": DataSettings, "training": StepSettings, "output": OutputSettings}

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch.utils.data import default_collate
 from pose_kernels.files import open_folder, write_files
 
 from ..batch import Batch, to_bytes
-from .sampling import Pairs
+from ..data import PairData
 
 _PAPER, _INK = (252, 252, 250), (38, 42, 52)
 _GAP, _MARGIN = 4, 10
@@ -73,13 +72,8 @@ def save(picture: NDArray[np.uint8], path: Path) -> None:
     write_files({path: buffer.getvalue()})
 
 
-def collect(pairs: Pairs, indexes: list[int], epoch: int = 0) -> Batch:
+def collect(pairs: PairData, indexes: list[int], epoch: int = 0) -> Batch:
     """Some pairs of a data set as one batch."""
     pairs.set_epoch(epoch)
     batch: Batch = default_collate([pairs[index] for index in indexes])
     return batch
-
-
-@torch.no_grad()
-def to_cpu(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {title: image.detach().float().cpu() for title, image in columns.items()}

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,41 +41,41 @@ class Topology:
     tube: Index
 
 
-class Moved(NamedTuple):
-    """What a bone moves: rows of the vertices, weight (n, 1), and place and normal (n, 3) in the
-    bone's frame, times the weight."""
-
-    bone: str
-    rows: Index
-    weight: Array
-    place: Array
-    normal: Array
-
-
 @dataclass(frozen=True)
 class Body:
     """One person's surface, ready to be posed.
 
     Linear blend skinning: a vertex is the sum, over the bones that move it, of
-    `weight (R place + t)`, its places being in the frames of those bones; normals alike.
+    `weight (R place + t)`, its place being in the frame of the bone; normals alike.
+
+    bones: names, and how many rows each has. place, normal: rows of (weight * place, weight) (M, 4)
+    and of (weight * normal, 0), bone after bone. pick: which vertices get a first, a second and a
+    third row, and which row that is.
     """
 
     shape: Shape
-    size: int  # V
-    moved: tuple[Moved, ...]
+    bones: tuple[tuple[str, int], ...]
+    place: Array
+    normal: Array
+    pick: tuple[tuple[Index, Index], ...]
 
     def posed(self, poses: Sequence[Pose]) -> tuple[Array, Array, Array]:
         """Vertices (P, V, 3), unit normals (P, V, 3) and the 19 joints (P, 19, 3), in meters, in
         the frame of `pose.bones`."""
         placed = [bones(pose, self.shape) for pose in poses]
-        vertices = np.zeros((len(placed), self.size, 3))
-        normals = np.zeros_like(vertices)
-        for bone, rows, weight, place, normal in self.moved:
-            back = np.stack([b[bone][0].T for b in placed])
-            shift = np.stack([b[bone][1] for b in placed])[:, None]
-            vertices[:, rows] += place @ back + weight * shift
-            normals[:, rows] += normal @ back
-        normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
+        rows = np.empty((2, len(placed), len(self.place), 3))
+        start = 0
+        for bone, count in self.bones:
+            own = slice(start, start := start + count)
+            for n, b in enumerate(placed):
+                matrix = np.vstack((b[bone][0].T, b[bone][1]))
+                rows[0, n, own] = self.place[own] @ matrix
+                rows[1, n, own] = self.normal[own] @ matrix
+        both = rows[:, :, self.pick[0][1]]
+        for vertex, row in self.pick[1:]:
+            both[:, :, vertex] += rows[:, :, row]
+        vertices, normals = both
+        normals /= np.maximum(np.sqrt(np.einsum("pvc,pvc->pv", normals, normals)), 1e-12)[..., None]
         joints = np.stack([joints_of(b, self.shape) for b in placed])
         return vertices * self.shape.height, normals, joints
 
@@ -255,7 +254,7 @@ def _normals(vertices: Array, faces: Index) -> Array:
 def body(shape: Shape) -> Body:
     """The surface of a body, all tubes one after the other."""
     mesh = topology()
-    moved = []
+    found: dict[str, list[tuple[Index, Array, Array]]] = {}
     base = 0
     for number, tube in enumerate(tubes()):
         point, y = _surface(tube, shape)
@@ -263,7 +262,16 @@ def body(shape: Shape) -> Body:
         for bone, weight, origin in _influences(tube, shape, point, y):
             rows = np.nonzero(weight > 0)[0]
             own = weight[rows, None]
-            place = own * (point[rows] - origin)
-            moved.append(Moved(bone, rows + base, own, place, own * normal[rows]))
+            place = own * np.column_stack((point[rows] - origin, np.ones(len(rows))))
+            turned = own * np.column_stack((normal[rows], np.zeros(len(rows))))
+            found.setdefault(bone, []).append((rows + base, place, turned))
         base += len(point)
-    return Body(shape, base, tuple(moved))
+    vertex, place, normal = (
+        np.concatenate([group[i] for groups in found.values() for group in groups])
+        for i in range(3)
+    )
+    counts = tuple((bone, sum(len(g[0]) for g in groups)) for bone, groups in found.items())
+    order = np.argsort(vertex, kind="stable")
+    nth = np.arange(len(order)) - np.searchsorted(vertex[order], vertex[order])  # 0, 0, 1, 0, ...
+    pick = [order[nth == n] for n in range(int(nth.max()) + 1)]
+    return Body(shape, counts, place, normal, tuple((vertex[rows], rows) for rows in pick))

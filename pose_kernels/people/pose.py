@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -63,11 +65,13 @@ class Pose:
 
 
 def rotation_about(axis: int, degrees: float) -> Array:
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    i, j = (axis + 1) % 3, (axis + 2) % 3
-    matrix = np.eye(3)
-    matrix[i, i], matrix[i, j], matrix[j, i], matrix[j, j] = c, -s, s, c
-    return matrix
+    """(3, 3), counterclockwise about x, y or z (0, 1, 2) seen from its tip."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    if axis == 0:
+        return np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
+    if axis == 1:
+        return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
 def shoulder(shape: Shape, sign: float) -> Array:
@@ -75,11 +79,12 @@ def shoulder(shape: Shape, sign: float) -> Array:
     return np.array([0.183 * sign * shape.shoulders, 0.466 * shape.torso - SPINE, -0.006])
 
 
+@lru_cache(maxsize=64)
 def bones(pose: Pose, shape: Shape | None = None) -> dict[str, tuple[Array, Array]]:
     """Bone name -> (rotation (3, 3) bone to world, origin (3,)), for all of `BONES`.
 
     Meters, but of a body of reference height: `Shape.height` scales it all afterwards. The lowest
-    sole is on y = 0, the pelvis at x = z = 0.
+    sole is on y = 0, the pelvis at x = z = 0. The arrays are shared by all callers.
     """
     shape = shape or Shape()
     root = rotation_about(1, pose.turn)

@@ -103,46 +103,51 @@ def render(
     face, bary = mesh_raster(fine, faces, (samples * H, samples * W))
     drawn = Drawn(vertices, face, bary, samples)
 
-    lit = torch.from_numpy(
-        np.stack(
-            [
-                np.maximum(n @ (np.array(light.direction) @ c.axes()), 0)
-                / np.linalg.norm(light.direction)
-                for n, c, light in zip(normals, cameras, lights)
-            ]
-        ).astype(np.float32)
-    )
-    at = (face.flatten() >= 0).nonzero()[:, 0]  # samples on the person
-    which = at // (face.shape[1] * face.shape[2])
-    hit = face.flatten()[at].long()
-    weight = bary.movedim(1, -1).reshape(-1, 3)[at]
-    uv = (face_uv[hit] * weight[..., None]).sum(1).clamp(0, 1)
+    lit = [
+        np.maximum(n @ (np.array(light.direction) @ c.axes()), 0) / np.linalg.norm(light.direction)
+        for n, c, light in zip(normals, cameras, lights)
+    ]
+    corners = torch.from_numpy(np.stack(lit).astype(np.float32))[:, faces, None]  # (N, F, 3, 1)
+    table = torch.cat((face_uv.expand(N, -1, -1, -1), corners), 3)  # u, v, light of each corner
+    area = face.shape[1] * face.shape[2]
+    face = face.view(-1)
+    at = (face >= 0).nonzero()[:, 0]  # samples on the person
+    bounds = torch.searchsorted(at, torch.arange(N + 1) * area).tolist()
+    which = at.div(area, rounding_mode="floor")
+    hit = face[at].long()
+    weight = bary.view(-1)[at + which * (2 * area) + torch.arange(3)[:, None] * area]  # (3, K)
+    found = table.view(-1, 9)[hit + which * len(faces)].view(-1, 3, 3)
+    found = (found * weight.T[..., None]).sum(1)
+    uv = found[:, :2].clamp(0, 1)
     part = face_part[hit]
-    color = uv_gather(atlas[None], part.long()[None, None], uv.T[None, :, None].contiguous())
-    corners = faces[hit] + (which * vertices.shape[1])[:, None]
-    shade = (lit.flatten()[corners] * weight).sum(1)
-    ambient = torch.tensor([light.ambient for light in lights])[which]
-    diffuse = torch.tensor([light.diffuse for light in lights])[which]
-    color = color[0, :, 0].T * (ambient + diffuse * shade[:, None])
+    color = uv_gather(atlas[None], part[None, None], uv.T[None, :, None].contiguous())[0, :, 0].T
+    for n, light in enumerate(lights):
+        own = slice(bounds[n], bounds[n + 1])
+        shade = torch.tensor(light.ambient) + torch.tensor(light.diffuse) * found[own, 2:]
+        color[own] *= shade
 
-    fields = torch.zeros((N * face.shape[1] * face.shape[2], 4))
-    fields[at, :3], fields[at, 3] = color, 1.0
-    blocks = fields.view(N, H, samples, W, samples, 4).mean((2, 4)).movedim(-1, 1)
-    image = blocks[:, :3] + (1 - blocks[:, 3:]) * backdrop
+    row = at.div(samples * W, rounding_mode="floor")  # of all pictures, one below the other
+    column = at - row * (samples * W)
+    pixel = row.div(samples, rounding_mode="floor") * W
+    pixel += column.div(samples, rounding_mode="floor")
+    total = torch.zeros((N * H * W, 4))
+    total.index_add_(0, pixel, torch.cat((color, torch.ones_like(color[:, :1])), 1))
+    total = (total / samples**2).view(N, H, W, 4).movedim(-1, 1)
+    image = total[:, :3] + (1 - total[:, 3:]) * backdrop
 
-    maps = torch.zeros((N * face.shape[1] * face.shape[2], 2))
-    maps[at] = uv
-    labels = torch.zeros(N * face.shape[1] * face.shape[2], dtype=torch.uint8)
-    labels[at] = part
-    middle = drawn.center
+    centers = ((row % samples == samples // 2) & (column % samples == samples // 2)).nonzero()[:, 0]
+    labels = torch.zeros(N * H * W, dtype=torch.uint8)
+    labels[pixel[centers]] = part[centers]
+    maps = torch.zeros((N * H * W, 2))
+    maps[pixel[centers]] = uv[centers]
     behind = [
         _behind(drawn, n, camera.project(own, H, W))
         for n, (camera, own) in enumerate(zip(cameras, joints))
     ]
     return Views(
         image.clamp(0, 1),
-        labels.view(face.shape)[:, middle, middle].contiguous(),
-        maps.view(*face.shape, 2)[:, middle, middle].movedim(-1, 1).contiguous(),
+        labels.view(N, H, W),
+        maps.view(N, H, W, 2).movedim(-1, 1).contiguous(),
         np.stack([c.skeleton(j, H, W) for c, j in zip(cameras, joints)]),
         np.stack(behind),
         drawn,
@@ -166,9 +171,10 @@ def flow(drawn: Drawn, target: int, source: int) -> tuple[Tensor, Tensor]:
     """Appearance flow (2, H, W) in pixels from a target's pixels to a source, and their visibility
     (H, W) uint8 there: 0 visible, 1 occluded or outside of the picture, 2 background.
 
-    The flow is that of `pose_kernels.mesh_flow`. A point is visible when it lies no more than
-    `TOLERANCE` behind the face that the source shows at the nearest sample, continued as a plane
-    to the very point; so also surfaces that are seen at a grazing angle are.
+    The flow is that of `pose_kernels.mesh_flow`. A point is visible when its face is turned toward
+    the viewer and it lies no more than `TOLERANCE` behind the face that the source shows at the
+    nearest sample, continued as a plane to the very point: so a surface that is seen at a grazing
+    angle does not hide itself.
     """
     faces, _, _ = _tables()
     middle, s = drawn.center, drawn.samples
@@ -193,7 +199,10 @@ def flow(drawn: Drawn, target: int, source: int) -> tuple[Tensor, Tensor]:
     p = (b[:, 2] * c[:, 1] - b[:, 1] * c[:, 2]) / area
     q = (b[:, 0] * c[:, 2] - b[:, 2] * c[:, 0]) / area
     plane = a[:, 2] + p * (x - a[:, 0]) + q * (y - a[:, 1])
-    seen = (front < 0) | (front == hit) | (depth <= plane + TOLERANCE)
+    # Of a closed surface, a face that is turned away shows nowhere.
+    edges = corner[:, 1:, :2] - corner[:, :1, :2]
+    turned = edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0] >= 0
+    seen = (front == hit) | ~turned & ((front < 0) | (depth <= plane + TOLERANCE))
     found = torch.zeros((2, H * W))
     found[:, at] = step.T
     visibility = torch.full((H * W,), 2, dtype=torch.uint8)

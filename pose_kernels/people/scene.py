@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from .body import Array
 from .camera import FIELD_OF_VIEW, Camera, Light
 
-BACKGROUNDS = ("plain", "cluttered", "mixed")
-
 
 def random_light(rng: np.random.Generator) -> Light:
     """From the front or a side, from above; warmer or colder."""
@@ -75,10 +73,10 @@ def studio(height: int, width: int) -> NDArray[np.float32]:
 
 def shadows(feet: Array, height: int, width: int, zoom: float) -> NDArray[np.float32]:
     """(H, W) in [0, 1]: soft dark spots under the feet (2, 2), pixels (x, y)."""
-    row, column = np.mgrid[0:height, 0:width].astype(float)
+    row, column = np.arange(height), np.arange(width)
     light = np.ones((height, width))
     for x, y in feet:
         across = (column - x) / (0.085 * height * zoom)
         along = (row - y - 0.028 * height * zoom) / (0.022 * height * zoom)
-        light *= 1 - 0.30 * np.exp(-(across**2 + along**2))
+        light *= 1 - 0.30 * np.exp(-(along**2))[:, None] * np.exp(-(across**2))
     return light.astype(np.float32)
