@@ -59,7 +59,7 @@ class Config(Settings):
     )
 
     width: int = option(64, "channels of the predictive module's first layer", preset=_tiny(16))
-    blocks: int = option(6, "residual blocks of the predictive module")
+    blocks: int = option(6, "residual blocks of the predictive module", preset=_tiny(3))
     blend_width: int = option(64, "channels of the blending module", preset=_tiny(16))
     blend_blocks: int = option(3, "residual blocks of the blending module")
 
@@ -68,19 +68,22 @@ class Config(Settings):
         "quad",
         "from picture to texture: quad triangles of the pixel grid, splat with nearby holes "
         "filled, delaunay with SciPy on the CPU, for reference (open)",
+        preset=_tiny("splat"),
     )
     max_edge: float = option(
         0.12, "longest edge of a triangle in units of u and v (open)", preset=_tiny(0.5)
     )
-    fill_radius: int = option(4, "texels around a hit that splat fills (open)", preset=_tiny(1))
+    fill_radius: int = option(4, "texels around a hit that splat fills (open)", preset=_tiny(2))
     inpaint_levels: Literal[6, 4] = option(
         6, "halvings of a tile in its autoencoder (open)", preset=_tiny(4)
     )
-    inpaint_width: int = option(16, "channels of a part's first encoder layer (open)")
+    inpaint_width: int = option(
+        16, "channels of a part's first encoder layer (open)", preset=_tiny(8)
+    )
     inpaint_global: bool = option(True, "share one code of the whole person among the parts")
     global_code: int = option(256, "length of the shared code", preset=_tiny(64))
     inpaint_norm: Literal["instance", "none"] = option(
-        "instance", "normalization of the autoencoders (open)"
+        "instance", "normalization of the autoencoders (open)", preset=_tiny("none")
     )
     keep_observed: bool = option(
         True, "texels that the source shows stay; false: all are the autoencoder's (open)"
@@ -110,7 +113,7 @@ class Config(Settings):
         64, "channels of the discriminator's first layer", preset=_tiny(16)
     )
 
-    learning_rate: float = option(2e-4, "of Adam, in every stage", preset=_tiny(1e-3))
+    learning_rate: float = option(2e-4, "of Adam, in every stage", preset=_tiny(2e-3))
     beta1: float = option(0.5, "of Adam")
     beta2: float = option(0.999, "of Adam")
     predictive_steps: int = option(

@@ -48,7 +48,7 @@ class DensePoseTransfer(System):
     config: configuration.Config
     training_presets = {
         "paper": {"batch": 8, "size": (256, 256), "views": 4},
-        "tiny": {"batch": 8, "size": (64, 64), "views": 0},
+        "tiny": {"batch": 4, "size": (64, 64), "views": 0},
     }
 
     def __init__(self, config: configuration.Config) -> None:
