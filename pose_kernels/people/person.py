@@ -38,9 +38,9 @@ _LIGHT = Light((-0.38, 0.50, 0.78), (0.64,) * 3, (0.36,) * 3)
 
 POSES: dict[str, Pose] = {
     "stand": Pose(
-        turn=11,
+        turn=16,
         left_arm=Arm(raise_=17, elbow=14),
-        right_arm=Arm(raise_=17, elbow=14),
+        right_arm=Arm(raise_=17, twist=-15, elbow=14),
         left_leg=Leg(spread=5, twist=22),
         right_leg=Leg(spread=5, twist=30),
     ),
@@ -126,10 +126,10 @@ def person_mesh(pose: Pose, shape: Shape | None = None) -> tuple[Tensor, Tensor]
 def render_person(
     pose: str | Pose = "stand", identity: int = 0, size: int | tuple[int, int] = 256
 ) -> Rendering:
-    """Draw one person with the reference body.
+    """Draw one person.
 
     pose: a key of `POSES`, or a `Pose` of joint angles in degrees.
-    identity: seed of the looks (skin, hair, clothes); the same seed is the same person.
+    identity: seed of body and looks (skin, hair, clothes); the same seed is the same person.
     size: side of a square picture, or (H, W); the body is scaled by H. Pixel centers at integers.
 
     Returns image (3, H, W) float32 in [0, 1], part (H, W) uint8 and uv (2, H, W) float32, all on
@@ -149,9 +149,10 @@ def render_person(
         raise ValueError(f"identity must be an integer of at least 0, got {identity}")
     height, width = sides
     camera = Camera()
-    ankles = camera.project(joints(pose)[[7, 13]], height, width)[:, :2]
+    person = body_of(identity)
+    ankles = camera.project(joints(pose, person.shape)[[7, 13]], height, width)[:, :2]
     wall = studio(height, width) * shadows(ankles, height, width, 1.0)
     atlas = torch.from_numpy(_painted(identity))
     backdrop = torch.from_numpy(wall)[None]
-    views = render(body(Shape()), [pose], [camera], [_LIGHT], atlas, backdrop, samples=1)
+    views = render(person, [pose], [camera], [_LIGHT], atlas, backdrop, samples=1)
     return Rendering(views.image[0], views.part[0], views.uv[0])
