@@ -112,14 +112,14 @@ def true_atlas(identity: int = 0) -> Tensor:
     return torch.from_numpy(_painted(identity).copy())
 
 
-def person_mesh(pose: Pose, shape: Shape | None = None) -> tuple[Tensor, Tensor]:
+def person_mesh(pose: Pose, identity: int = 0) -> tuple[Tensor, Tensor]:
     """Vertices (V, 3) float64 in meters, x right, y up, z towards the viewer, and faces (F, 3),
-    counterclockwise from outside; without a shape, of the reference body.
+    counterclockwise from outside.
 
     Every tube (trunk, head, arm, leg, hand, ...) is a closed surface of its own; where they meet,
     they run into each other.
     """
-    vertices, _, _ = body(shape or Shape()).posed([pose])
+    vertices, _, _ = body_of(identity).posed([pose])
     return torch.from_numpy(vertices[0]), torch.from_numpy(topology().faces)
 
 
