@@ -101,7 +101,7 @@ def _painted(identity: int) -> NDArray[np.float32]:
     return wardrobe.paint(wardrobe.identity(identity), ATLAS_SIDE)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)  # 0.2 MB each
 def body_of(identity: int) -> Body:
     """The body of an identity, in its hair and clothes."""
     return body(Shape.of(identity), Volume.of(wardrobe.identity(identity)))
