@@ -294,6 +294,8 @@ def test_wrong_values_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     cases = {
         "nothing": "there is no system 'nothing'; there are: dense_pose_transfer",
+        "nowhere:Mine": "system nowhere:Mine: No module named 'nowhere'",
+        "training_worker:TinyPairs": "is no subclass of models.system.System",
         "tiny_gan --batch many": "--batch: must be int, got 'many'",
         "tiny_gan --batch 0": "--batch must be at least 1, got 0",
         "tiny_gan --precision fp8": "--precision: invalid choice: 'fp8'",
