@@ -24,8 +24,8 @@ MINE = "training_worker:TinyGan"  # by its place, not by a registered name
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("commands") / "run"
-    flags = "training_worker:TinyGan --preset tiny --size 16 16 --steps 60 --sheet-every 0 --save-every 1000"
-    assert train.main([*flags.split(), "--out", str(out)]) == 0
+    flags = "--preset tiny --size 16 16 --steps 60 --sheet-every 0 --save-every 1000"
+    assert train.main([MINE, *flags.split(), "--out", str(out)]) == 0
     return out
 
 
