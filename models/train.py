@@ -56,7 +56,7 @@ def _overview() -> command.Parser:
         prog=PROG,
         usage=f"{PROG} SYSTEM [--preset NAME] [--data NAME] [--steps N] [--out DIR] ...",
         description="Train a system. Its settings: " + PROG + " SYSTEM --help",
-        epilog="systems:\n" + "\n".join(lines),
+        epilog="systems, besides any MODULE:CLASS of your own:\n" + "\n".join(lines),
     )
     parser.add_argument("system", nargs="?", help=argparse.SUPPRESS)
     return parser
@@ -67,7 +67,7 @@ def _parser(name: str, system: type[System]) -> command.Parser:
     parser = command.Parser(
         prog=prog,
         usage=f"{prog} [--preset NAME] [--resume | --overwrite] [settings]",
-        description=f"Train {systems.summaries()[name]}.",
+        description=f"Train {systems.summary(name)}.",
     )
     names = command.presets(system)
     parser.add_argument(

@@ -294,6 +294,8 @@ def test_wrong_values_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     capsys.readouterr()
     cases = {
         "nothing": "there is no system 'nothing'; there are: dense_pose_transfer",
+        "nowhere:Mine": "system nowhere:Mine: No module named 'nowhere'",
+        "training_worker:TinyPairs": "is no subclass of models.system.System",
         "tiny_gan --batch many": "--batch: must be int, got 'many'",
         "tiny_gan --batch 0": "--batch must be at least 1, got 0",
         "tiny_gan --precision fp8": "--precision: invalid choice: 'fp8'",
@@ -324,6 +326,14 @@ def test_wrong_values_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         assert not (tmp_path / str(number)).exists(), line  # before anything is written
     assert train(tmp_path / "there", "--overwrite", "--steps", "3", "--sheet-every", "0") == 0
     assert [row[0] for row in rows(tmp_path / "there") if row[3] == "l1"] == ["1", "2", "3"]
+
+
+def test_a_launcher_that_contradicts_the_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert train(tmp_path) == 2
+    assert "accelerate was told to use bf16, but --precision is no" in capsys.readouterr().err
 
 
 def test_help_shows_every_setting_with_its_presets(capsys: pytest.CaptureFixture[str]) -> None:
