@@ -31,21 +31,37 @@ def register(name: str, path: str | type[System], summary: str) -> None:
     _SYSTEMS[name] = entry
 
 
+def summary(name: str) -> str:
+    """Its one line; of an unregistered one, its name."""
+    return _SYSTEMS[name].summary if name in _SYSTEMS else name
+
+
 def summaries() -> dict[str, str]:
     """name -> one line, in the order of registration."""
     return {name: entry.summary for name, entry in _SYSTEMS.items()}
 
 
 def load(name: str) -> type[System]:
-    """The class of a system.
+    """The class of a system; a name that is not registered may be "MODULE:CLASS" itself.
 
     Raises ValueError with the names there are when there is no such system.
     """
-    if name not in _SYSTEMS:
-        raise ValueError(f"there is no system {name!r}; there are: {', '.join(_SYSTEMS)}")
-    path = _SYSTEMS[name].path
-    if not isinstance(path, str):
-        return path
+    if name in _SYSTEMS:
+        path = _SYSTEMS[name].path
+        return _imported(path) if isinstance(path, str) else path
+    if ":" not in name:
+        names = ", ".join(_SYSTEMS)
+        raise ValueError(f"there is no system {name!r}; there are: {names}, or MODULE:CLASS")
+    try:
+        found = _imported(name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"system {name}: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, System)):
+        raise ValueError(f"system {name} is no subclass of models.system.System")
+    return found
+
+
+def _imported(path: str) -> type[System]:
     module, _, attribute = path.partition(":")
     found: type[System] = getattr(importlib.import_module(module), attribute)
     return found

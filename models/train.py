@@ -16,7 +16,7 @@ from . import systems
 from .config import PAPER
 from .system import System
 from .training import command
-from .training.folder import Folder, Run
+from .training.folder import Folder, Run, features_of
 from .training.loop import Stopped, Trainer
 from .training.settings import TrainSettings
 
@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         return command.fail(PROG, error, 2)
     try:
         summary = trainer.train()
+        trainer.accelerator.end_training()
     except Stopped as error:
         return command.fail(PROG, error, error.code)
     except OSError as error:
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     if trainer.main:
         print(summary.line())
+        for words in features_of(trainer.system).values():
+            print(f"loss features: {words}")
     return 0
 
 
@@ -53,7 +56,7 @@ def _overview() -> command.Parser:
         prog=PROG,
         usage=f"{PROG} SYSTEM [--preset NAME] [--data NAME] [--steps N] [--out DIR] ...",
         description="Train a system. Its settings: " + PROG + " SYSTEM --help",
-        epilog="systems:\n" + "\n".join(lines),
+        epilog="systems, besides any MODULE:CLASS of your own:\n" + "\n".join(lines),
     )
     parser.add_argument("system", nargs="?", help=argparse.SUPPRESS)
     return parser
@@ -64,7 +67,7 @@ def _parser(name: str, system: type[System]) -> command.Parser:
     parser = command.Parser(
         prog=prog,
         usage=f"{prog} [--preset NAME] [--resume | --overwrite] [settings]",
-        description=f"Train {systems.summaries()[name]}.",
+        description=f"Train {systems.summary(name)}.",
     )
     names = command.presets(system)
     parser.add_argument(

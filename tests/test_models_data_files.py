@@ -49,7 +49,7 @@ def test_folder_with_everything(tmp_path):
     shades(tmp_path / "images", names)
     for name in names:
         iuv = np.zeros((20, 15, 3), np.uint8)  # half as large: of the same aspect
-        iuv[5:, 4:, 0], iuv[5:, 4:, 1:] = 2, 100
+        iuv[5:, 4:, 0], iuv[..., 1:] = 2, 100  # uv beside the body too, as some maps have it
         png(tmp_path / "iuv" / name.replace(".png", "_IUV.png"), iuv)
         png(tmp_path / "masks" / name, np.full((40, 30), 255, np.uint8))
     annotation(tmp_path / "joints.csv", {name: [(15, 39), (30, 3)] for name in names})
@@ -67,6 +67,7 @@ def test_folder_with_everything(tmp_path):
     item = sets["train"][0]
     assert item["source_part"][10:, 13:35].unique().tolist() == [2]
     assert int((item["source_part"] > 0).sum()) == 30 * 22
+    assert torch.equal(item["source_uv"][0] > 0, item["source_part"] > 0)
     assert item["source_mask"][0, 0].tolist() == [0.0] * 5 + [1.0] * 30 + [0.0] * 5
     assert item["source_joints18"][:3].tolist() == [[20, 39], [-1, -1], [-1, -1]]
     assert item["view_part"][2].any()  # a2 is the same person through a1

@@ -223,4 +223,10 @@ def test_what_cannot_change_on_the_way(
     assert "--width was 4 and cannot become 5 on the way" in refused(*here, "--width", "5")
     assert "the run has --preset tiny" in refused(*here, "--preset", "paper")
     assert "--steps cannot change on the way" in refused(*here, "--steps", "30")
+    other = tmp_path / "other"
+    subprocess.run(["cp", "-r", str(whole), str(other)], check=True)
+    state = other / "checkpoints" / NAMES[-1] / "state.json"
+    state.write_text(state.read_text().replace("four channels", "VGG-19, weights of a file"))
+    words = "measured by VGG-19, weights of a file, seed of the run, here they would be by four"
+    assert words in refused("--out", str(other))
     assert f"{tmp_path}/x holds no run" in refused("--out", f"{tmp_path}/x")

@@ -3,6 +3,7 @@
 
 import subprocess
 import sys
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -19,11 +20,14 @@ SHAPES = {
     "joints19": ((19, 3), torch.float32),
     "mask": ((1, 48, 40), torch.float32),
 }
+PAINTED = OrderedDict()
 
 
 def pairs(split="train", **options):
     options = {"length": 6, "views": 3, "people": 4, "background": "plain", **options}
-    return SyntheticPairs(split, (48, 40), **options)
+    found = SyntheticPairs(split, (48, 40), **options)
+    found._atlases = PAINTED  # the same for all, or the tests would mostly paint
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +83,7 @@ def test_flow_leads_to_the_same_place_of_the_surface(items):
         uv = pk.flow_warp(item["source_uv"][None], flow)[0]
         wrong = (uv - item["target_uv"]).abs().amax(0)[seen]
         checked += len(wrong)
-        assert (wrong < 0.08).float().mean() > 0.95
+        assert (wrong > 0.08).sum() <= 0.05 * len(wrong)
     assert checked > 200
 
 
@@ -126,6 +130,7 @@ def test_an_item_depends_on_its_number_alone(items):
     for start, batch in zip((0, 3), loader):
         expected = torch.utils.data.default_collate(items[start : start + 3])
         assert same(batch, expected)
+    # In a process of its own, where nothing is painted yet.
     code = (
         "from models.data.synthetic import SyntheticPairs as S\n"
         "d = S('train', (48, 40), length=6, views=3, people=4, background='plain')\n"
@@ -145,9 +150,9 @@ def test_epochs_seeds_and_splits_differ(items):
     assert not same(pairs(seed=1)[0], items[0])
     people = {}
     for split in SPLITS:
-        own = pairs(split, length=12, flow=False, views=0)
-        people[split] = {int(own[n]["identity"]) for n in range(12)}
-        assert 2 <= len(people[split]) <= 4
+        own = pairs(split, length=8, flow=False, views=0, people=2)
+        people[split] = {int(own[n]["identity"]) for n in range(8)}
+        assert len(people[split]) == 2
     assert not people["train"] & people["validation"] and not people["train"] & people["test"]
     assert not people["validation"] & people["test"]
 
@@ -173,8 +178,6 @@ def test_backgrounds():
     steps = [(image[..., 1:] - image[..., :-1])[wall[..., 1:] & wall[..., :-1]].abs().mean()
              for image in (plain, cluttered)]  # fmt: skip
     assert steps[1] > 2 * steps[0]
-    kinds = {tuple(pairs()[0]["source_image"][:, 0, 0].tolist()) for _ in range(2)}
-    assert len(kinds) == 1
 
 
 def test_atlas_sides():

@@ -219,7 +219,8 @@ def test_average_by_hand() -> None:
 def test_a_run_leaves_what_it_should(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path / "a", "--steps", "9", "--log-every", "2") == 0
     out = tmp_path / "a"
-    assert capsys.readouterr().out.startswith("step 9: ")
+    said = capsys.readouterr().out
+    assert said.startswith("step 9: ") and "\nloss features: four channels, seed of the run" in said
     table = rows(out)
     assert table[0] == ["step", "stage", "player", "term", "value"]
     assert list(dict.fromkeys((row[0], row[1]) for row in table[1:])) == [
@@ -275,11 +276,26 @@ def test_nan_stops_the_run_and_says_where(
     assert all(torch.isfinite(tensor).all() for tensor in weights)
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_file_that_lacks_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
+    gone = Order(12, 4, seed=0).at(1)[3][1]  # of the second step
+    flags = ("--data-options", f"gone={gone}", "--workers", workers, "--save-every", "1")
+    assert train(tmp_path, *flags) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "step 2: the data set failed: " in message
+    assert message.endswith(f"picture-{gone}.png: no such file")
+    assert checkpoint.names_in(tmp_path / "checkpoints") == ["step-00000001"]
+
+
 def test_wrong_values_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path / "there", "--steps", "2", "--sheet-every", "0") == 0
     capsys.readouterr()
     cases = {
         "nothing": "there is no system 'nothing'; there are: dense_pose_transfer",
+        "nowhere:Mine": "system nowhere:Mine: No module named 'nowhere'",
+        "training_worker:TinyPairs": "is no subclass of models.system.System",
         "tiny_gan --batch many": "--batch: must be int, got 'many'",
         "tiny_gan --batch 0": "--batch must be at least 1, got 0",
         "tiny_gan --precision fp8": "--precision: invalid choice: 'fp8'",
@@ -290,6 +306,7 @@ def test_wrong_values_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         "tiny_gan --batch 4 --accumulate 3": "--batch must be a multiple of 1 processes x",
         "tiny_gan --data other": "data must be one of deepfashion, ",
         "tiny_gan --data-root gone": "gone/pairs.csv is not there: make it first",
+        f"tiny_gan --out {tmp_path}/there --resume --data-seed 1": "--data-seed was 0 and cannot",
         "tiny_gan --data-options length": "--data-options: a data option must be KEY=VALUE",
         "tiny_gan --data-options length=0": "tiny pairs: the train split has no pairs",
         "tiny_gan --init gone": "gone is neither a checkpoint nor a run that has one",

@@ -41,6 +41,8 @@ class TinyPairs:
     name = "tiny pairs"
     loaded: list[tuple[int, int]] = []
 
+    gone = -1  # an index whose file is not there
+
     def __init__(self, split: str, size: tuple[int, int], length: int = 12, seed: int = 0) -> None:
         self.split, self.size, self.length, self.seed, self.epoch = split, size, length, seed, 0
         self.keys = frozenset({"source_image", "target_image", "identity"})
@@ -53,6 +55,8 @@ class TinyPairs:
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         self.loaded.append((self.epoch, index))
+        if index == self.gone and self.split == "train":
+            raise FileNotFoundError(f"picture-{index}.png: no such file")
         number = hash((self.seed, len(self.split), self.epoch, index)) % 2**31
         generator = torch.Generator().manual_seed(number)
         source = torch.rand((3, *self.size), generator=generator) * 2 - 1
@@ -64,11 +68,20 @@ class TinyPairs:
 
 
 def open_tiny(
-    *, split: str, size: tuple[int, int], root: str | None, views: int, seed: int, length: int = 12
+    *,
+    split: str,
+    size: tuple[int, int],
+    root: str | None,
+    views: int,
+    seed: int,
+    length: int = 12,
+    gone: int = -1,
 ) -> TinyPairs:
     if root:
         raise FileNotFoundError(f"{root}/pairs.csv is not there: make it first")
-    return TinyPairs(split, size, length, seed)
+    pairs = TinyPairs(split, size, length, seed)
+    pairs.gone = gone
+    return pairs
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,7 @@ class TinyGan(System):
         self.judge = nn.Conv2d(3, 1, 3)
         self.register_buffer("frozen_mean", torch.zeros(1))
         self.features = nn.Conv2d(3, 4, 1)  # that nobody trains
+        self.features.source = "four channels, seed of the run"
         self.drop = nn.Dropout2d(config.drop)
 
     @property

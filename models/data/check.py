@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from pose_kernels import io
 
@@ -181,8 +182,6 @@ Problem = tuple[str, str]
 def _inspect_all(
     tree: Tree, names: list[str], listing: Listing, thorough: bool, progress: bool
 ) -> Iterator[tuple[str, list[Problem], bool]]:
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
     def inspect(job: tuple[str, Found]) -> list[Problem]:
         return _inspect(tree, *job, thorough)
 

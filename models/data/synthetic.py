@@ -15,12 +15,11 @@ from pose_kernels.people import wardrobe
 from pose_kernels.people.backdrop import KINDS, paint_backdrop
 from pose_kernels.people.body import Array
 from pose_kernels.people.camera import Camera
-from pose_kernels.people.mesh import body
 from pose_kernels.people.motion import random_motion
+from pose_kernels.people.person import body_of
 from pose_kernels.people.pose import Pose, joints
 from pose_kernels.people.render import Views, flow, render
 from pose_kernels.people.scene import random_camera, random_light, random_yaw, shadows
-from pose_kernels.people.shape import Shape
 from pose_kernels.skeleton_tables import SKELETONS
 
 BACKGROUNDS = (*KINDS, "mixed")
@@ -157,7 +156,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
     def _draw(self, rng: np.random.Generator, identity: int) -> Views:
         """Source, target and the further views of one item."""
         H, W = self.size
-        shape = Shape.of(identity)
+        body = body_of(identity)
         poses: list[Pose] = []
         cameras: list[Camera] = []
         places: list[Array] = []
@@ -168,14 +167,14 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             pose = motion.at(rng.uniform(0, 5))
             yaw = random_yaw(rng, 0.7 if n == 0 else 0.35)
             poses.append(pose)
-            places.append(joints(pose, shape))
+            places.append(joints(pose, body.shape))
             cameras.append(random_camera(rng, places[-1], H, W, yaw=yaw))
         light = random_light(rng)
         kind = KINDS[int(rng.integers(2))] if self.background == "mixed" else self.background
         wall = paint_backdrop(rng, H, W, kind)
         backdrop = np.stack([wall * dim for dim in map(self._shadows, cameras, places)])
         return render(
-            body(shape),
+            body,
             poses,
             cameras,
             [light] * len(poses),

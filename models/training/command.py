@@ -100,7 +100,7 @@ def open_split(settings: TrainSettings, split: str) -> PairData:
         size=(H, W),
         root=settings.data_root,
         views=settings.views,
-        seed=settings.seed,
+        seed=settings.data_seed,
         **settings.options,
     )
 

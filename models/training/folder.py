@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pose_kernels.files import open_folder, write_files
 
@@ -134,3 +135,13 @@ def build(system: type[System], config: Settings, seed: int) -> System:
     """
     torch.manual_seed(seed)
     return system(config)
+
+
+def features_of(system: nn.Module) -> dict[str, str]:
+    """Whence the networks are that measure its losses: their `source`, if there are any."""
+    sources = {
+        source: None
+        for module in system.modules()
+        if isinstance(source := getattr(module, "source", None), str)
+    }
+    return {"features": "; ".join(sources)} if sources else {}

@@ -20,7 +20,7 @@ from ..data import PairData
 from ..system import System
 from . import checkpoint, parallel, sheet
 from .ema import Average
-from .folder import Folder, Run, build, continued
+from .folder import Folder, Run, build, continued, features_of
 from .interrupt import Interrupt
 from .log import Log, Terms
 from .sampling import Order, Share, loader, seed_of, spread
@@ -220,7 +220,10 @@ class Trainer:
     @torch.no_grad()
     def _sheet(self, segment: Segment) -> Any:
         indexes = spread(self.validation, self.settings.sheet_pairs)
-        batch = to(sheet.collect(self.validation, indexes), self.accelerator.device)
+        try:
+            batch = to(sheet.collect(self.validation, indexes), self.accelerator.device)
+        except (OSError, ValueError) as error:
+            raise Stopped(f"the validation split failed: {error}") from error
         self.system.eval()
         with self.average.applied() if self.average else nullcontext():
             columns = self.system.pictures(batch)
@@ -228,6 +231,9 @@ class Trainer:
             f"{self.run.system}, preset {self.run.preset}, stage {segment.stage.name}, step "
             f"{self.step}; {self.validation.name}, {self.validation.split} split"
             f"{'; averaged weights' if self.average else ''}"
+        )
+        footer += "".join(
+            f"; loss features: {words}" for words in features_of(self.system).values()
         )
         return sheet.draw(columns, footer)
 
@@ -249,6 +255,7 @@ class Trainer:
                 "stage_start": segment.start,
                 "optimizers": plain,
                 "scaler": scaler.state_dict() if scaler is not None else None,
+                **features_of(self.system),
                 **self.run.to_json(),
             }
             self.store.write(state, files)
@@ -277,6 +284,11 @@ class Trainer:
             raise ValueError(
                 "--steps cannot change on the way in a run of several stages: the ones that are "
                 "done would have had another length"
+            )
+        before, now = found.state.get("features"), features_of(self.system).get("features")
+        if before != now:
+            raise ValueError(
+                f"--resume: the losses were measured by {before}, here they would be by {now}"
             )
         load_weights(self.system, found)
         if self.accelerator.scaler is not None and found.state["scaler"]:

@@ -16,19 +16,21 @@ import os
 from collections.abc import Iterable, Sequence
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import Tensor
 from torch.nn import Parameter
 
 from .settings import TrainSettings
 
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 _BUCKET = 1 << 25  # elements exchanged at once: bounds the memory of the flat copy
 
 
 def start(settings: TrainSettings) -> Accelerator:
     """This process's place among the others, and its device.
 
-    Raises ValueError for a precision or device that this machine does not have.
+    Raises ValueError for a precision or device that this machine does not have, and for a
+    configuration of Accelerate that contradicts the settings.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here; use --device cpu or auto")
@@ -39,8 +41,20 @@ def start(settings: TrainSettings) -> Accelerator:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first use of CUDA
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", settings.precision):
+        raise ValueError(
+            f"accelerate was told to use {launched}, but --precision is {settings.precision}: "
+            f"give --precision {launched}"
+        )
     # Accelerate looks for gloo only when it is told that the device is the CPU.
-    return Accelerator(cpu=cpu, mixed_precision=settings.precision)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=settings.precision)
+    if accelerator.distributed_type in _SHARDED:
+        raise ValueError(
+            f"accelerate is configured for {accelerator.distributed_type.value}: every process "
+            "must hold the whole system here; choose multi-GPU or multi-CPU in accelerate config"
+        )
+    return accelerator
 
 
 def mean_over_processes(values: Tensor, accelerator: Accelerator) -> Tensor:

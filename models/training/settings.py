@@ -17,13 +17,16 @@ from ..system import System
 class DataSettings(Settings):
     """Which pairs, at which size."""
 
-    data: str = option("synthetic", "data set: synthetic, deepfashion, mvc or folder")
+    data: str = option(
+        "synthetic", "data set: synthetic, deepfashion, mvc, folder, or MODULE:FUNCTION of your own"
+    )
     data_root: str | None = option(None, "folder of the data set")
     data_options: tuple[str, ...] = option((), "further options of the data set, as name=value")
     size: tuple[int, ...] = option(
         (256, 256), "height and width of the pictures", preset={"tiny": (64, 64)}
     )
     views: int = option(0, "further views of the same person per pair")
+    data_seed: int = option(0, "of the data set's own random numbers, as of synthetic people")
     workers: int = option(2, "processes that load data; 0 loads in the training process")
 
 
@@ -41,7 +44,7 @@ class StepSettings(Settings):
     precision: Literal["no", "bf16", "fp16"] = option("no", "mixed precision")
     clip: float | None = option(None, "largest norm of a player's gradient; none: as it comes")
     ema: float = option(0.999, "decay of the averaged weights; 0: none are kept")
-    seed: int = option(0, "of the weights, the order of the data and every random number")
+    seed: int = option(0, "of the weights, the order of the pairs and the steps' random numbers")
     deterministic: bool = option(False, "the same numbers again, at some cost in time")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto: a GPU where there is one")
 

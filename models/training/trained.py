@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from .. import systems
 from ..config import Settings
 from ..system import System
 from . import checkpoint
-from .folder import build
+from .folder import build, features_of
 from .settings import TrainSettings, settings_class
 from .weights import load_weights
 
@@ -39,7 +38,7 @@ class Trained:
             "run_preset": self.preset,
             "run_step": f"{self.step}",
             "run_weights": "averaged" if self.averaged else "last",
-            **features_of(self.system),
+            **{f"run_{name}": words for name, words in features_of(self.system).items()},
         }
 
     def line(self) -> str:
@@ -50,16 +49,6 @@ class Trained:
     @property
     def device(self) -> torch.device:
         return next(self.system.parameters()).device
-
-
-def features_of(system: nn.Module) -> dict[str, str]:
-    """Whence the networks are that measure its losses: their `source`, if there are any."""
-    sources = {
-        source: None
-        for module in system.modules()
-        if isinstance(source := getattr(module, "source", None), str)
-    }
-    return {"run_features": "; ".join(sources)} if sources else {}
 
 
 def load_trained(path: str | Path, *, average: bool = True, device: str = "cpu") -> Trained:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 SPINE, SKULL = 0.10, 0.595  # where the chest bends over the pelvis, and the head over the chest
+HIP = -0.025  # height of the hip joints over the pelvis
 UPPER_ARM, LOWER_ARM, UPPER_LEG, LOWER_LEG = 0.285, 0.25, 0.43, 0.405  # from joint to joint
 _SAMPLES = 400  # of the arc length of a tube
 

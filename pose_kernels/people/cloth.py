@@ -164,6 +164,14 @@ def _leaf(w: _Swatch, index: int, x: float, y: float, turn: float, size: float) 
     w.paint(index, w.level(np.abs(dy) - 0.42 * size * (1 - along * along), 0.0))
 
 
+def _fivefold(dx: Array, dy: Array) -> tuple[Array, Array]:
+    """Radius and cos(5 angle), a polynomial of the cosine: no arctangent."""
+    radius = np.hypot(dx, dy) + np.float32(1e-4)
+    c = dx / radius
+    square = c * c
+    return radius, c * (5 - 20 * square + 16 * square * square)
+
+
 def _flowers(w: _Swatch) -> None:
     places = w.scatter(5)
     for x, y, turn in places:
@@ -179,9 +187,7 @@ def _flowers(w: _Swatch) -> None:
             )
     for k, (x, y, turn) in enumerate(places):
         dx, dy = w.near(x, y, turn)
-        radius = np.hypot(dx, dy) + np.float32(1e-4)
-        # cos(5 angle) as a polynomial: five petals without an arctangent
-        petals = (dx**5 - 10 * dx**3 * dy**2 + 5 * dx * dy**4) / radius**5
+        radius, petals = _fivefold(dx, dy)
         size = 0.15 if k < 3 else 0.11
         w.paint(1 + k % 2, w.level(radius - size * 0.28 * petals, size))
         w.paint(2 - k % 2 if len(w.fabric.colors) > 2 else 0, w.level(radius, size * 0.34))
@@ -201,8 +207,7 @@ def _hearts(w: _Swatch) -> None:
 def _stars(w: _Swatch) -> None:
     for k, (x, y) in enumerate(((0.5, 0.25), (0.0, 0.75))):
         dx, dy = w.near(x, y, 0.0)
-        radius = np.hypot(dx, dy) + np.float32(1e-4)
-        points = (dy**5 - 10 * dy**3 * dx**2 + 5 * dy * dx**4) / radius**5
+        radius, points = _fivefold(dy, dx)
         w.paint(1 + k, w.level(radius * (1 - 0.42 * points), 0.135))
 
 
@@ -312,8 +317,9 @@ def swatch(fabric: Fabric, soft: float) -> Array:
     return drawn.image
 
 
-def dye(fabric: Fabric, canvas: Canvas, rows: slice = slice(None)) -> Array:
-    """The fabric's color on some rows of the canvas, (n or 1, 3, rows or 1, S or 1)."""
+def dye(fabric: Fabric, canvas: Canvas, rows: slice = slice(None), fullness: float = 1.0) -> Array:
+    """The fabric's color on some rows of the canvas, (n or 1, 3, rows or 1, S or 1). fullness: how
+    much more cloth goes around than the limb is thick, as in a skirt."""
     ground = np.array(fabric.color(0), np.float32).reshape(1, 3, 1, 1)
     if fabric.pattern == "plain":
         return ground
@@ -329,13 +335,14 @@ def dye(fabric: Fabric, canvas: Canvas, rows: slice = slice(None)) -> Array:
             color = np.array(fabric.color(index), np.float32).reshape(1, 3, 1, 1)
             image += (color - image) * edge
         return image
-    soft = max(0.004, 0.5 * canvas.grid.pitch[0])
+    # One softness for every limb, about half a texel of the torso: edges go on over the joints.
+    soft = max(0.004, 0.4 / canvas.color.shape[-1])
     drawn = swatch(fabric, round(soft / fabric.period, 4))
-    around = 2 * np.pi * canvas.grid.cut
+    around = 2 * np.pi * canvas.grid.cut * fullness
     periods = max(round(around / fabric.period), 1)
-    row = ((t[:, 0] / np.float32(fabric.period)) % 1 * SIDE).astype(np.intp) % SIDE
     turn = canvas.angle[:, 0] * np.float32(periods / (2 * np.pi)) + np.float32(0.5)
-    # Column 0 and the last one of neighboring tiles are the same angle: a hair of rounding must
-    # not take them to different samples.
+    # The last row or column of a tile is the first of the next: a hair of rounding must not take
+    # them to different samples.
+    row = np.floor(np.round(t[:, 0] * np.float32(SIDE / fabric.period), 2)).astype(np.intp) % SIDE
     column = np.floor(np.round(turn * SIDE, 2)).astype(np.intp) % SIDE
     return drawn[:, row[:, None], column[:, None, :]].swapaxes(0, 1)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .cloth import Fabric
 from .palette import DENIMS, Dice, darker
-from .prints import EMBLEMS, Print
+from .prints import EMBLEMS, Print, fitting
 from .tailoring import Color
 
 # pattern -> (weight among patterned cloth, least and greatest period in meters, colors)
@@ -98,11 +98,11 @@ def chest_print(dice: Dice, cloth: Color) -> tuple[Print, ...]:
         number = str(dice.below(98) + 1)
         weight = dice.between(0.07, 0.12)
         return (
-            Print("text", colors, 0.0, 0.34, 0.15, number, weight),
-            Print("text", colors, 0.0, 0.34, 0.20, number, weight, back=True),
+            Print("text", colors, 0.0, 0.34, fitting(number, 0.15), number, weight),
+            Print("text", colors, 0.0, 0.34, fitting(number, 0.20), number, weight, back=True),
         )
     word = dice.one(_WORDS)
-    height = min(0.26 / (0.95 * len(word)), dice.between(0.08, 0.13))
+    height = fitting(word, dice.between(0.08, 0.13))
     text = Print("text", colors, 0.0, 0.36, height, word, dice.between(0.08, 0.13))
     if kind == "word":
         return (text,)

@@ -14,6 +14,7 @@ SHOULDER = 0.466  # height of the shoulder joint, where a sleeve's length begins
 BACK, FRONT = slice(0, 2), slice(2, 4)
 # +1 where a tile's person's left is its limb's outside: tiles are right, left, right, left leg.
 _OUTSIDE = np.array([-1, 1, -1, 1], np.float32).reshape(4, 1, 1)
+_FULL = 2.0  # cloth of a skirt's half over what goes around a leg
 _WRISTS = slice(0, 4, 2)  # of the lower arms' tiles: the left arm's
 
 
@@ -83,8 +84,8 @@ def hands(person: Identity, canvas: Canvas) -> None:
 def _pleats(canvas: Canvas, strip: Strip, count: int, depth: float) -> None:
     wave = 0.5 + 0.5 * np.sin(count * canvas.angle)
     canvas.shade(1 - depth, strip.where(wave * wave))
-    # Between the legs a skirt would hang free, in its own shade.
-    canvas.shade(0.74, strip.where(1 - rise(canvas.x * _OUTSIDE, -0.3 * canvas.grid.radius, 0.025)))
+    # Between the legs a skirt hangs free, in its own shade.
+    canvas.shade(0.88, strip.where(1 - rise(canvas.x * _OUTSIDE, -0.5 * canvas.grid.radius, 0.020)))
 
 
 def _trousers(person: Identity, bottom: Bottom, canvas: Canvas, upper: bool) -> None:
@@ -93,7 +94,7 @@ def _trousers(person: Identity, bottom: Bottom, canvas: Canvas, upper: bool) -> 
     if cloth.rows.start >= cloth.rows.stop:
         return
     canvas.shade(0.85, canvas.strip(bottom.hem - 0.018, bottom.hem, 0.006))
-    lay(canvas, bottom.fabric, cloth)
+    lay(canvas, bottom.fabric, cloth, _FULL if bottom.kind == "skirt" else 1.0)
     _fold(canvas, person.folds + 5, cloth, 0.06)
     side = canvas.x * _OUTSIDE
     edge = canvas.right_of(canvas.grid.radius * 0.90, 0.004, side)
@@ -144,7 +145,7 @@ def _skirts_of(top: Top, person: Identity, canvas: Canvas, upper: bool) -> None:
     if cloth.rows.start >= cloth.rows.stop:
         return
     canvas.shade(0.80, canvas.strip(top.hem - 0.022, top.hem, 0.008))
-    lay(canvas, top.fabric, cloth)
+    lay(canvas, top.fabric, cloth, _FULL if top.hem < -0.13 else 1.0)
     _fold(canvas, person.folds + 7, cloth, 0.05)
     if top.hem < -0.2:
         _pleats(canvas, cloth, 7, 0.16 if top.flared else 0.04)
@@ -179,7 +180,9 @@ def legs(person: Identity, upper: Canvas, lower: Canvas) -> None:
             over = canvas.over(person.jacket.hem)
             if over.rows.start < over.rows.stop:
                 open_ = np.array([-1, -1, -0.02, -0.02], np.float32).reshape(4, 1, 1)
-                lay(canvas, person.jacket.fabric, over.where(rise(outer - open_, 0.0, 0.004)))
+                full = _FULL if person.jacket.hem < -0.13 else 1.0
+                front_open = rise(outer - open_, 0.0, 0.004)
+                lay(canvas, person.jacket.fabric, over.where(front_open), full)
                 hem = person.jacket.hem
                 canvas.shade(0.82, canvas.strip(hem - 0.012, hem + 0.008))
         if not is_upper and shoes.shaft > -0.85:

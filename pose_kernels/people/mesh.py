@@ -22,8 +22,9 @@ from .body import (
     smooth,
     tubes,
 )
-from .pose import Pose, bones, joints_of
+from .pose import HIP_WIDTH, Pose, bones, joints_of
 from .shape import Shape
+from .volume import Volume
 
 Index = NDArray[np.int64]
 
@@ -172,40 +173,59 @@ def topology() -> Topology:
     )
 
 
-def _surface(tube: Tube, shape: Shape) -> tuple[Array, Array]:
+def _surface(tube: Tube, shape: Shape, volume: Volume) -> tuple[Array, Array]:
     """Vertices (V, 3) of a tube of a body, in the tube's frame, and heights (V,) on the
     reference."""
     grid = _grid(tube)
     y = grid.y
+    side, _, kind = tube.name.rpartition("_")
     width, depth, offset = tube.profile(y).T
-    length = 1.0
-    kind = tube.name.split("_")[-1]
-    if kind == "torso":
-        factor = shape.trunk(y)
-        width, depth, offset = width * factor, depth * (0.35 + 0.65 * factor), offset
-        length = shape.torso
-    elif kind in ("arm", "leg"):
-        width, depth = width * shape.limbs, depth * shape.limbs
-        length = shape.arms if kind == "arm" else shape.legs
-    elif kind in ("head", "ear"):
-        width, depth, offset, length = (shape.head * x for x in (width, depth, offset, 1.0))
     angle = np.radians(grid.angle)
     sine, cosine = np.sin(angle), np.cos(angle)
     round_ = (np.abs(sine) ** tube.power + np.abs(cosine) ** tube.power) ** (-1 / tube.power)
-    x = width[:, None] * (round_ * sine)
-    z = depth[:, None] * (round_ * cosine) + offset[:, None]
-    if kind == "torso" and shape.bust:
-        turned = (grid.angle + 180.0) % 360.0 - 180.0
-        bump = np.exp(-(((np.abs(turned) - 33.0) / 27.0) ** 2))
-        z = z + shape.bust * np.exp(-(((y - 0.36) / 0.075) ** 2))[:, None] * bump
-    rings = np.stack((x, np.broadcast_to((y * length)[:, None], x.shape), z), -1)
+    sine, cosine = round_ * sine, round_ * cosine
+    height, out, middle = y, np.zeros((len(y), 1)), np.zeros(len(y))
+    if kind == "torso":
+        factor = shape.trunk(y)
+        out = volume.on_torso(y, grid.angle)
+        width, depth = width * factor, depth * (0.35 + 0.65 * factor)
+        height = y * shape.torso
+        if shape.bust:
+            turned = (grid.angle + 180.0) % 360.0 - 180.0
+            bump = np.exp(-(((np.abs(turned) - 33.0) / 27.0) ** 2))
+            out = out + shape.bust * np.exp(-(((y - 0.36) / 0.075) ** 2))[:, None] * bump
+    elif kind == "arm":
+        width, depth, out = shape.limbs * width, shape.limbs * depth, volume.on_arm(y)[:, None]
+        height = y * shape.arms
+    elif kind == "leg":
+        width, depth, out = shape.limbs * width, shape.limbs * depth, volume.on_leg(y)[:, None]
+        height = y * shape.legs
+        # Half of a skirt: an oval that reaches past the body's middle, into the other half.
+        share = volume.skirt(y)
+        hip = HIP_WIDTH * shape.hips
+        broad = 0.176 * shape.hips + 0.008 - volume.flare * np.minimum(y, 0.0)
+        deep = 0.112 * shape.hips + 0.008 - 0.9 * volume.flare * np.minimum(y, 0.0)
+        width, depth = width + share * (0.62 * broad - width), depth + share * (deep - depth)
+        middle = share * (0.38 * broad - hip) * (1.0 if side == "left" else -1.0)
+    elif kind == "head":
+        out = volume.on_head(y, grid.angle)
+        height = y + volume.crown * smooth(y, 0.19, 0.278)
+        width, depth, offset, height = (shape.head * x for x in (width, depth, offset, height))
+    elif kind == "ear":
+        width, depth, offset, height = (shape.head * x for x in (width, depth, offset, height))
+    out = out * np.clip(width / (0.5 * width.max()), 0, 1)[:, None]  # nothing at the poles
+    x = (width[:, None] + out) * sine + middle[:, None]
+    z = (depth[:, None] + out) * cosine + offset[:, None]
+    rings = np.stack((x, np.broadcast_to(height[:, None], x.shape), z), -1)
     inner = rings[1:-1].reshape(-1, 3)
-    poles = [np.array([[0.0, y[i] * length, offset[i]]]) for i in (0, -1)]
+    poles = [np.array([[middle[i], height[i], offset[i]]]) for i in (0, -1)]
     at = np.concatenate((y[:1], np.repeat(y[1:-1], tube.around), y[-1:]))
     return np.concatenate((poles[0], inner, poles[1])), at
 
 
-def _influences(tube: Tube, shape: Shape, point: Array, y: Array) -> list[tuple[str, Array, Array]]:
+def _influences(
+    tube: Tube, shape: Shape, volume: Volume, point: Array, y: Array
+) -> list[tuple[str, Array, Array]]:
     """(bone, weight (V,), the bone's origin in the tube's frame) of a tube's vertices."""
     side, _, kind = tube.name.rpartition("_")
     if kind == "torso":
@@ -234,9 +254,14 @@ def _influences(tube: Tube, shape: Shape, point: Array, y: Array) -> list[tuple[
     if kind == "leg":
         lower = smooth(y, -UPPER_LEG + 0.065, -UPPER_LEG - 0.065)
         knee = np.array([0.0, -UPPER_LEG * shape.legs, 0.0])
+        other, sign = ("right", 1.0) if side == "left" else ("left", -1.0)
+        across = np.array([-2 * HIP_WIDTH * sign * shape.hips, 0.0, 0.0])
+        outside = smooth(sign * point[:, 0] + HIP_WIDTH * shape.hips, -0.10, 0.20)
+        shared = 0.5 * volume.skirt(y) * smooth(y, 0.02, -0.12) * (1 - outside)
         return [
-            (f"{side}_upper_leg", 1 - lower, np.zeros(3)),
-            (f"{side}_lower_leg", lower, knee),
+            (f"{side}_upper_leg", (1 - shared) * (1 - lower), np.zeros(3)),
+            (f"{side}_lower_leg", (1 - shared) * lower, knee),
+            (f"{other}_upper_leg", shared, across),
         ]
     return [(tube.name, np.ones(len(y)), np.zeros(3))]
 
@@ -244,22 +269,22 @@ def _influences(tube: Tube, shape: Shape, point: Array, y: Array) -> list[tuple[
 def _normals(vertices: Array, faces: Index) -> Array:
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     weighted = np.cross(b - a, c - a)  # as long as twice the face's area
-    normal = np.zeros_like(vertices)
-    for i in range(3):
-        np.add.at(normal, faces[:, i], weighted)
+    corners, repeated, count = faces.ravel(), np.repeat(weighted, 3, axis=0), len(vertices)
+    normal = np.stack([np.bincount(corners, repeated[:, i], count) for i in range(3)], 1)
     return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
 
 
-@lru_cache(maxsize=256)
-def body(shape: Shape) -> Body:
-    """The surface of a body, all tubes one after the other."""
+@lru_cache(maxsize=64)
+def body(shape: Shape, volume: Volume | None = None) -> Body:
+    """The surface of a body in its clothes, all tubes one after the other."""
+    volume = volume or Volume()
     mesh = topology()
     found: dict[str, list[tuple[Index, Array, Array]]] = {}
     base = 0
     for number, tube in enumerate(tubes()):
-        point, y = _surface(tube, shape)
+        point, y = _surface(tube, shape, volume)
         normal = _normals(point, mesh.faces[mesh.tube == number] - base)
-        for bone, weight, origin in _influences(tube, shape, point, y):
+        for bone, weight, origin in _influences(tube, shape, volume, point, y):
             rows = np.nonzero(weight > 0)[0]
             own = weight[rows, None]
             place = own * np.column_stack((point[rows] - origin, np.ones(len(rows))))

@@ -24,11 +24,12 @@ from torch import Tensor
 
 from . import wardrobe
 from .camera import Camera, Light
-from .mesh import body, topology
+from .mesh import Body, body, topology
 from .pose import Arm, Leg, Pose, joints
 from .render import render
 from .scene import shadows, studio
 from .shape import Shape
+from .volume import Volume
 
 ATLAS_SIDE = 256  # texels along a tile of the true atlas
 # Shade of a surface that faces away from the light, and of one that faces it.
@@ -98,6 +99,12 @@ class Rendering(NamedTuple):
 @lru_cache(maxsize=8)
 def _painted(identity: int) -> NDArray[np.float32]:
     return wardrobe.paint(wardrobe.identity(identity), ATLAS_SIDE)
+
+
+@lru_cache(maxsize=64)
+def body_of(identity: int) -> Body:
+    """The body of an identity, in its hair and clothes."""
+    return body(Shape.of(identity), Volume.of(wardrobe.identity(identity)))
 
 
 def true_atlas(identity: int = 0) -> Tensor:

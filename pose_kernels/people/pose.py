@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..skeleton_tables import SKELETONS
-from .body import LOWER_ARM, LOWER_LEG, SKULL, SPINE, UPPER_ARM, UPPER_LEG, Array
+from .body import HIP, LOWER_ARM, LOWER_LEG, SKULL, SPINE, UPPER_ARM, UPPER_LEG, Array
 from .shape import Shape
 
 _SIDES = (("left", 1.0), ("right", -1.0))
@@ -19,6 +19,7 @@ BONES = (
     *("pelvis", "chest", "head"),
     *(f"{side}_{bone}" for side, _ in _SIDES for bone in _OF_SIDE.split()),
 )
+HIP_WIDTH = 0.092  # of a hip joint from the middle
 _SOLE = 0.087  # below the ankle
 
 
@@ -120,7 +121,7 @@ def bones(pose: Pose, shape: Shape | None = None) -> dict[str, tuple[Array, Arra
         thumb = wrist + hand @ np.array([-0.006 * sign, -0.035, 0.028])
         found[f"{side}_thumb"] = (hand @ rotation_about(0, -32.0), thumb)
 
-        hip = pelvis @ np.array([0.092 * sign * shape.hips, -0.025, 0.0])
+        hip = pelvis @ np.array([HIP_WIDTH * sign * shape.hips, HIP, 0.0])
         upper = root @ rotation_about(0, -leg.swing) @ rotation_about(2, sign * leg.spread)
         upper = upper @ rotation_about(1, sign * leg.twist)
         found[f"{side}_upper_leg"] = (upper, hip)

@@ -86,6 +86,11 @@ def _segments(text: str) -> tuple[Array, float]:
     return segments, width
 
 
+def fitting(text: str, height: float) -> float:
+    """This height of letters, or less so that they stay on the flat of the chest."""
+    return min(height, 0.25 / _segments(text)[1])
+
+
 def _lettering(text: str, x: Array, y: Array, half: float, soft: float) -> Array:
     segments, _ = _segments(text)
     start, way = segments[:, :2, None, None], (segments[:, 2:] - segments[:, :2])[..., None, None]

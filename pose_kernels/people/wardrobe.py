@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from . import fabrics, limbs, outfits, torso
+from . import fabrics, limbs, outfits, prints, torso
 from . import face as heads
 from .cloth import Fabric
 from .fabrics import plain
@@ -152,6 +152,8 @@ def _face(dice: Dice, feminine: bool, folds: int) -> Face:
     hat = dice.weighted(
         {"": 8.0, "cap": 0.8, "beanie": 0.6, "band": 0.4 * feminine, "scarf": 0.45 * feminine}
     )
+    if hat == "scarf":  # covers the hair
+        cut, length = "bald", 9.0
     cloth = None
     if hat:
         color = dice.cloth()
@@ -262,8 +264,17 @@ def _dressed(dice: Dice, style: str, person: Identity, feminine: bool) -> Identi
         digits = str(dice.below(98) + 1)
         if not number:
             number = (
-                Print("text", (accent,), 0.0, 0.36, 0.14, digits, 0.10),
-                Print("text", (accent,), 0.0, 0.34, 0.20, digits, 0.10, back=True),
+                Print("text", (accent,), 0.0, 0.36, prints.fitting(digits, 0.14), digits, 0.10),
+                Print(
+                    "text",
+                    (accent,),
+                    0.0,
+                    0.34,
+                    prints.fitting(digits, 0.20),
+                    digits,
+                    0.10,
+                    back=True,
+                ),
             )
         top = Top(
             cloth,
