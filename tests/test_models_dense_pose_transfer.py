@@ -116,11 +116,11 @@ SWITCHES = {
     "balanced": {"losses": ("balanced",), "gram_norm": "none", "perc_norm": "mse"},
     "l1 gan": {"losses": ("l1", "gan"), "perc_norm": "l1"},
     "l1 perceptual": {"losses": ("l1", "perceptual"), "perc_norm": "l1", "modules": "pred"},
-    "splat": {"uv_encode": "splat"},
+    "quad": {"uv_encode": "quad"},
     "delaunay": {"uv_encode": "delaunay"},
-    "six levels": {"tile_size": 64, "inpaint_levels": 6, "inpaint_width": 1},
+    "six levels": {"tile_size": 64, "inpaint_levels": 6, "inpaint_width": 1, "fill_radius": 6},
     "no shared code": {"inpaint_global": False},
-    "no norm": {"inpaint_norm": "none"},
+    "instance norm": {"inpaint_norm": "instance"},
     "autoencoder's texels": {"keep_observed": False},
     "without the inpainting loss": {"finetune_inp_loss": False},
     "four views": {"inpaint_views": 4},
@@ -199,7 +199,7 @@ def smooth(N: int, H: int, W: int) -> Tensor:
 
 @pytest.mark.parametrize("encode", ["quad", "splat", "delaunay"])
 def test_texture_returns_to_its_own_pose(encode):
-    """§ 3 of the ops' invariants: lifted and painted in the same pose, a picture is itself."""
+    """Lifted and painted in the same pose, a picture is itself where its texels are known."""
     if encode == "delaunay":
         pytest.importorskip("scipy")
     part, uv = boxes(2, 50, 50)
@@ -273,7 +273,7 @@ def test_our_kernels_and_the_reference_train_alike():
     losses = {}
     for backend in ("auto", "reference"):
         torch.manual_seed(0)
-        system = DensePoseTransfer(replace(SMALL, losses=("l1", "gan"), uv_encode="splat"))
+        system = DensePoseTransfer(replace(SMALL, losses=("l1", "gan")))
         with pk.use_backend(backend):
             losses[backend] = []
             for seed in range(2):
@@ -282,7 +282,7 @@ def test_our_kernels_and_the_reference_train_alike():
                     for player in stage.turns:
                         step(system, batch, stage.name, player)
                         found = turn(system, batch, stage.name, player)
-                        losses[backend] += [float(value) for value in found.values()]
+                        losses[backend] += [value.item() for value in found.values()]
     assert len(losses["auto"]) == 2 * 6
     torch.testing.assert_close(losses["auto"], losses["reference"], rtol=1e-3, atol=1e-4)
 
@@ -302,13 +302,13 @@ def test_autocast_leaves_the_geometry_alone():
 
 
 def test_overfits_one_pair():
-    """§12.3: 25 dB on one pair, here with smooth pictures and few steps of the last stage."""
+    """To 25 dB, within few steps of the last stage."""
     batch = batch_of(1)
     batch["source_image"], batch["target_image"] = smooth(1, 32, 32), -smooth(1, 32, 32)
     system = DensePoseTransfer(replace(SMALL, width=8, blend_width=8, learning_rate=5e-3))
     parameters = system.players("finetune")[GENERATOR]
     optimizer = system.optimizer(GENERATOR, parameters)
-    for _ in range(150):
+    for _ in range(100):
         turn(system, batch, "finetune", GENERATOR)
         optimizer.step()
     error = (system(batch)["out"] - batch["target_image"]).square().mean() / 4
@@ -328,5 +328,5 @@ def test_the_paper_preset_takes_a_step():
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"a step took {time.perf_counter() - start:.1f} s; peak memory {peak:.1f} GiB")
     changed = [name for name, value in system.state_dict().items() if not value.equal(before[name])]
-    assert "blending.layers.5.weight" in changed or any("blending" in name for name in changed)
-    assert any("discriminator" in name for name in changed)
+    for module in ("predictive", "inpainting", "blending", "discriminator"):
+        assert any(name.startswith(module) for name in changed), module

@@ -57,7 +57,8 @@ def lift(
     texture, weight = pk.uv_splat(image, part, uv, size=size)
     texture = pk.push_pull(texture, weight, radius=radius)
     hit = (weight > _SEEN).to(texture.dtype)
-    return texture, F.max_pool2d(hit, 2 * radius + 1, 1, radius)[:, :, None]
+    rows = F.max_pool2d(hit, (2 * radius + 1, 1), 1, (radius, 0))  # by axis: 2 k reads, not k^2
+    return texture, F.max_pool2d(rows, (1, 2 * radius + 1), 1, (0, radius))[:, :, None]
 
 
 def paint(
