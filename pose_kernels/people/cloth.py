@@ -317,8 +317,9 @@ def swatch(fabric: Fabric, soft: float) -> Array:
     return drawn.image
 
 
-def dye(fabric: Fabric, canvas: Canvas, rows: slice = slice(None)) -> Array:
-    """The fabric's color on some rows of the canvas, (n or 1, 3, rows or 1, S or 1)."""
+def dye(fabric: Fabric, canvas: Canvas, rows: slice = slice(None), fullness: float = 1.0) -> Array:
+    """The fabric's color on some rows of the canvas, (n or 1, 3, rows or 1, S or 1). fullness: how
+    much more cloth goes around than the limb is thick, as in a skirt."""
     ground = np.array(fabric.color(0), np.float32).reshape(1, 3, 1, 1)
     if fabric.pattern == "plain":
         return ground
@@ -337,7 +338,7 @@ def dye(fabric: Fabric, canvas: Canvas, rows: slice = slice(None)) -> Array:
     # One softness for every limb, about half a texel of the torso: edges go on over the joints.
     soft = max(0.004, 0.4 / canvas.color.shape[-1])
     drawn = swatch(fabric, round(soft / fabric.period, 4))
-    around = 2 * np.pi * canvas.grid.cut
+    around = 2 * np.pi * canvas.grid.cut * fullness
     periods = max(round(around / fabric.period), 1)
     turn = canvas.angle[:, 0] * np.float32(periods / (2 * np.pi)) + np.float32(0.5)
     # The last row or column of a tile is the first of the next: a hair of rounding must not take

@@ -160,7 +160,7 @@ def _features(person: Identity, half: _Half) -> None:
             (0.012, 0.098), (0.060, 0.128), (14, 2)
         )
         for px, py in places:
-            half.shade(0.80, *half.spot(float(px), float(py), 0.0022, 0.0022, 0.002))
+            half.shade(0.90, *half.spot(float(px), float(py), 0.0022, 0.0022, 0.002))
     wide, tall = face.mouth
     half.paint(face.lips, *half.spot(0, 0.074, wide, tall, 0.004))
     half.shade(0.55, *half.spot(0, 0.0745, 0.9 * wide, 0.0022, 0.003))

@@ -14,6 +14,7 @@ SHOULDER = 0.466  # height of the shoulder joint, where a sleeve's length begins
 BACK, FRONT = slice(0, 2), slice(2, 4)
 # +1 where a tile's person's left is its limb's outside: tiles are right, left, right, left leg.
 _OUTSIDE = np.array([-1, 1, -1, 1], np.float32).reshape(4, 1, 1)
+_FULL = 2.0  # cloth of a skirt's half over what goes around a leg
 _WRISTS = slice(0, 4, 2)  # of the lower arms' tiles: the left arm's
 
 
@@ -40,8 +41,9 @@ def arms(person: Identity, upper: Canvas, lower: Canvas) -> None:
     top, jacket, extras = person.top, person.jacket, person.extras
     for canvas in (upper, lower):
         canvas.color[:] = skin
-        if canvas is lower:  # the inside of the elbow
-            canvas.only(FRONT).shade(0.93, canvas.only(FRONT).strip(0.165, 0.182, 0.012))
+        # The inside of the elbow; at a joint both tiles are painted, or its seam would show.
+        inside = canvas.only(FRONT)
+        inside.shade(0.93, inside.strip(0.165, 0.182, 0.012))
         if top.sleeve > 0:
             fabric = top.sleeve_fabric or top.fabric
             _sleeve(canvas, fabric, SHOULDER - top.sleeve, top.trim, person.folds + 3)
@@ -83,8 +85,8 @@ def hands(person: Identity, canvas: Canvas) -> None:
 def _pleats(canvas: Canvas, strip: Strip, count: int, depth: float) -> None:
     wave = 0.5 + 0.5 * np.sin(count * canvas.angle)
     canvas.shade(1 - depth, strip.where(wave * wave))
-    # Between the legs a skirt would hang free, in its own shade.
-    canvas.shade(0.74, strip.where(1 - rise(canvas.x * _OUTSIDE, -0.3 * canvas.grid.radius, 0.025)))
+    # Between the legs a skirt hangs free, in its own shade.
+    canvas.shade(0.88, strip.where(1 - rise(canvas.x * _OUTSIDE, -0.5 * canvas.grid.radius, 0.020)))
 
 
 def _trousers(person: Identity, bottom: Bottom, canvas: Canvas, upper: bool) -> None:
@@ -93,7 +95,7 @@ def _trousers(person: Identity, bottom: Bottom, canvas: Canvas, upper: bool) -> 
     if cloth.rows.start >= cloth.rows.stop:
         return
     canvas.shade(0.85, canvas.strip(bottom.hem - 0.018, bottom.hem, 0.006))
-    lay(canvas, bottom.fabric, cloth)
+    lay(canvas, bottom.fabric, cloth, _FULL if bottom.kind == "skirt" else 1.0)
     _fold(canvas, person.folds + 5, cloth, 0.06)
     side = canvas.x * _OUTSIDE
     edge = canvas.right_of(canvas.grid.radius * 0.90, 0.004, side)
@@ -105,8 +107,9 @@ def _trousers(person: Identity, bottom: Bottom, canvas: Canvas, upper: bool) -> 
         wide = canvas.right_of(canvas.grid.radius * 0.80, 0.004, side)
         canvas.paint(bottom.stripe, cloth.where(wide))
     if bottom.kind in ("jeans", "bib"):
-        worn = front.spot(0, -0.20 if upper else -0.46, 0.045, 0.16 if upper else 0.07, 0.04)
-        front.shade(1.18, Strip(worn.rows, worn.mask * cloth_mask(cloth, worn.rows, front)))
+        for t, height in ((-0.225, 0.16), (-0.46, 0.07)):  # worn thighs and knees
+            worn = front.spot(0, t, 0.045, height, 0.04)
+            front.shade(1.18, Strip(worn.rows, worn.mask * cloth_mask(cloth, worn.rows, front)))
         if bottom.seam is not None:
             near = canvas.right_of(canvas.grid.radius * 0.78, 0.003, side) - canvas.right_of(
                 canvas.grid.radius * 0.85, 0.003, side
@@ -121,9 +124,9 @@ def _trousers(person: Identity, bottom: Bottom, canvas: Canvas, upper: bool) -> 
         line = 1 - rise(slope, 0.004, max(0.004, 0.5 * canvas.grid.pitch[0]))
         inside = rise(outer, 0.035, 0.004)
         front.shade(0.72, pocket.where(line * inside))
-    if not upper and bottom.kind in ("trousers", "jeans"):
+    if bottom.kind in ("trousers", "jeans"):
         front.shade(1.08, front.spot(0, -0.485, 0.04, 0.06, 0.03))
-        back.shade(0.92, back.strip(-0.47, -0.455, 0.012))
+        back.shade(0.92, back.strip(-0.463, -0.448, 0.012))
     if bottom.turn_up is not None:
         canvas.paint(bottom.turn_up, canvas.strip(bottom.hem, bottom.hem + 0.035, 0.003))
         canvas.shade(0.80, canvas.strip(bottom.hem + 0.035, bottom.hem + 0.041, 0.003))
@@ -144,7 +147,7 @@ def _skirts_of(top: Top, person: Identity, canvas: Canvas, upper: bool) -> None:
     if cloth.rows.start >= cloth.rows.stop:
         return
     canvas.shade(0.80, canvas.strip(top.hem - 0.022, top.hem, 0.008))
-    lay(canvas, top.fabric, cloth)
+    lay(canvas, top.fabric, cloth, _FULL if top.hem < -0.13 else 1.0)
     _fold(canvas, person.folds + 7, cloth, 0.05)
     if top.hem < -0.2:
         _pleats(canvas, cloth, 7, 0.16 if top.flared else 0.04)
@@ -164,10 +167,9 @@ def legs(person: Identity, upper: Canvas, lower: Canvas) -> None:
     for canvas in (upper, lower):
         is_upper = canvas is upper
         canvas.color[:] = skin
-        if not is_upper:
-            front = canvas.only(FRONT)
-            front.shade(0.93, front.spot(0, -0.455, 0.032, 0.032, 0.02))  # kneecap
-            canvas.only(BACK).shade(0.94, canvas.only(BACK).spot(0, -0.56, 0.006, 0.07, 0.01))
+        front, back = canvas.only(FRONT), canvas.only(BACK)
+        front.shade(0.93, front.spot(0, -0.455, 0.032, 0.032, 0.02))  # kneecap
+        back.shade(0.94, back.spot(0, -0.56, 0.006, 0.07, 0.01))
         if shoes.sock is not None:
             canvas.paint(shoes.sock, canvas.below(shoes.sock_top, 0.003))
             canvas.shade(0.90, canvas.strip(shoes.sock_top - 0.020, shoes.sock_top - 0.014, 0.003))
@@ -179,7 +181,9 @@ def legs(person: Identity, upper: Canvas, lower: Canvas) -> None:
             over = canvas.over(person.jacket.hem)
             if over.rows.start < over.rows.stop:
                 open_ = np.array([-1, -1, -0.02, -0.02], np.float32).reshape(4, 1, 1)
-                lay(canvas, person.jacket.fabric, over.where(rise(outer - open_, 0.0, 0.004)))
+                full = _FULL if person.jacket.hem < -0.13 else 1.0
+                front_open = rise(outer - open_, 0.0, 0.004)
+                lay(canvas, person.jacket.fabric, over.where(front_open), full)
                 hem = person.jacket.hem
                 canvas.shade(0.82, canvas.strip(hem - 0.012, hem + 0.008))
         if not is_upper and shoes.shaft > -0.85:

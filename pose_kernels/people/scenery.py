@@ -7,6 +7,7 @@ every size; edges are covered by area.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,16 @@ Color = NDArray[np.floating[Any]]  # (3,)
 
 def color_of(rng: np.random.Generator, light: tuple[float, float], strength: float) -> Color:
     """A color of this range of brightness; strength: how far its channels may part."""
-    value = rng.uniform(*light)
-    return np.clip(value + strength * rng.uniform(-1, 1, 3), 0, 1).astype(np.float32)
+    value, *parts = rng.random(4).tolist()
+    value = light[0] + (light[1] - light[0]) * value - strength
+    return np.array([min(max(value + 2 * strength * p, 0.0), 1.0) for p in parts], np.float32)
 
 
 def ramp(value: Array, low: float, high: float) -> Array:
-    t = np.clip((value - np.float32(low)) / np.float32(high - low), 0, 1)
-    return t * t * (3 - 2 * t)
+    """0 at low, 1 at high and beyond, smooth between."""
+    t = (value - np.float32(low)) * np.float32(1 / (high - low))
+    np.minimum(np.maximum(t, 0, out=t), 1, out=t)
+    return t * t * (np.float32(3) - 2 * t)
 
 
 class Scene:
@@ -47,12 +51,14 @@ class Scene:
         self.image[:] = column[:, :, None]
 
     def span(self, low: float, high: float, centers: Array) -> tuple[slice, Array]:
-        low, high = low * self.scale, high * self.scale
-        span = slice(max(int(low), 0), max(min(int(high) + 1, len(centers)), 0))
-        middle = centers[span]
-        return span, np.clip(
-            np.minimum(middle + 0.5, high) - np.maximum(middle - 0.5, low), 0, 1
-        ).astype(np.float32)
+        """The pixels between two places, and how much of each is covered."""
+        low, high = max(low * self.scale, 0.0), min(high * self.scale, float(len(centers)))
+        first, last = int(low), math.ceil(high)
+        cover = np.ones(max(last - first, 0), np.float32)
+        if last > first:
+            cover[0] -= low - first
+            cover[-1] -= last - high
+        return slice(first, max(last, first)), cover
 
     def box(self, x: float, y: float, width: float, height: float, color: Color) -> None:
         rows, tall = self.span(y, y + height, self.rows)

@@ -14,8 +14,9 @@ BACK, FRONT = slice(0, 1), slice(1, 2)
 SHOULDER = 0.560  # height of a round neckline
 
 
-def lay(canvas: Canvas, fabric: Fabric, strip: Strip) -> None:
-    canvas.paint(dye(fabric, canvas, strip.rows), strip)
+def lay(canvas: Canvas, fabric: Fabric, strip: Strip, fullness: float = 1.0) -> None:
+    """fullness: as of `dye`."""
+    canvas.paint(dye(fabric, canvas, strip.rows, fullness), strip)
 
 
 def _away(canvas: Canvas, rows: slice) -> Array:
