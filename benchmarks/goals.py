@@ -47,6 +47,11 @@ _PADDED = (
     "set by a prototype whose texels are padded to four channels; ours reads three (not profiled "
     "further)"
 )
+_FACES = (
+    "two thirds of the time draw the faces, both sides of the body, some 0.1 µs each on one thread "
+    "for four pixels in float64; reading and setting them up is a seventh, writing the result "
+    "another (profiled by leaving parts out)"
+)
 _SPLAT, _VOLUME = "B8 C3 256x256 S256, fp32, contiguous", "B2 C64 33x65x65 P10, fp32"
 _SHARED = "the same kernel reached it on this shared machine, in the result files of commit db0987e"
 _C64, _ROWS = "B1 C64 256x256 S256, fp32, channels last", "B8 C3 256x256 S256, fp32, channels last"
@@ -174,9 +179,14 @@ CPU = [
         *("region_crop", "forward", "B8 C3 256x256 K10 s64, fp32, contiguous"),
         **{"smart": 1.8, "peer": 13, "ms": 0.5},
     ),
-    Goal("mesh_raster", "forward", "B1 256x256,", ms=0.6),
-    Goal("mesh_raster", "forward", "B8 256x256,", ms=3),
-    Goal("mesh_raster", "forward", "B1 1024x1024,", ms=4),
+    Goal("mesh_raster", "forward", "B1 256x256,", ms=0.6, reason=_FACES),
+    Goal("mesh_raster", "forward", "B8 256x256,", ms=3, reason=_FACES),
+    Goal(
+        *("mesh_raster", "forward", "B1 1024x1024,"),
+        ms=4,
+        reason="two thirds of the time draw the faces, sixty pixels each, a quarter writes the "
+        "result (profiled by leaving parts out)",
+    ),
     Goal(
         *("mesh_raster", "forward", "B1 256x256, against pytorch3d and DRTK"),
         peer=4600,

@@ -114,7 +114,9 @@ def _flag(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return str(value).lower()
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ stage in order; a turn computes the losses of one player on the batch and steps 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from .batch import Batch
+from .config import Settings
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
@@ -41,7 +42,13 @@ class System(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[frozenset[str]]  # keys of `models.batch` without which `losses` cannot do
+    # keys of `models.batch` without which `losses` cannot do; they may depend on the configuration
+    needs: frozenset[str]
+    Config: ClassVar[type[Settings]]
+    # preset -> settings of the trainer (models/training/settings.py) that differ from its own
+    # defaults: {"paper": {"batch": 8}, "tiny": {"batch": 4, "size": (64, 64)}}. How long a stage
+    # is says the stage, which is made from the configuration, hence from its preset too.
+    training_presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init__(self, config: Any) -> None:
         super().__init__()

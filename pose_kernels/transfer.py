@@ -23,7 +23,7 @@ from .ops.uv_splat import uv_splat
 
 BACKGROUND = 0.5  # gray of what is not painted
 _SEEN = 1e-3  # weight above which a texel counts as hit: the ops' min_weight
-LIFTS = ("splat", "raster")  # ways from the photo onto the atlas, the default first
+LIFTS = ("raster", "splat")  # ways from the photo onto the atlas, the default first
 
 T = TypeVar("T")
 
@@ -106,9 +106,9 @@ def transfer_texture(
         samples: per axis and target pixel; 1 is exactly ``uv_gather`` of the target map.
         background: (H, W) bool, source pixels that show no body whatever the map says
             (:func:`silhouette.plain_background` finds a studio's).
-        lift: "splat" leaves what lies between the photo's pixels to the fill; "raster" interpolates
-            there, which is sharper, and better where texels are finer than the photo's pixels and
-            the map fits it.
+        lift: "raster" interpolates between the photo's pixels, which is sharper, and better where
+            texels are finer than the pixels and the map fits the photo; "splat" leaves what lies
+            between them to the fill, which is more forgiving of maps that do not.
         on_stage: called after each stage, with its time.
 
     Returns:

@@ -81,7 +81,7 @@ def test_transfer_writes_everything(folder, capsys):
     facts = json.loads((out / "metrics.json").read_text())
     assert facts["size"] == 32 and facts["radius"] == 2
     assert 0 < facts["scores"]["coverage"] <= 1 and facts["scores"]["psnr"] > 10
-    assert [stage["name"] for stage in facts["stages"]] == ["splat", "fill", "gather"]
+    assert [stage["name"] for stage in facts["stages"]] == ["raster", "fill", "gather"]
 
     printed = capsys.readouterr()
     assert printed.err == ""

@@ -69,7 +69,7 @@ def test_transferred_is_the_target(finished):
 def test_report(finished):
     out, text = finished
     backend = pk.backends.chosen("uv_splat", "cpu")
-    for stage in ("splat", "fill", "gather"):
+    for stage in ("raster", "fill", "gather"):
         line = next(line for line in text.splitlines() if line.split()[:1] == [stage])
         assert backend in line and " ms " in line
     for name, _ in (*comparison.JOBS, comparison.PART_WARP):

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lift",
         choices=LIFTS,
         default=LIFTS[0],
-        help="splat: fill what lies between the photo's pixels; raster: interpolate there",
+        help="between the photo's pixels: interpolate (raster, the default) or fill (splat)",
     )
     add("--samples", type=int, default=2, help="points per pixel and axis (%(default)s)")
     add(
