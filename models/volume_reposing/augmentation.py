@@ -11,8 +11,9 @@ Source and target get the same draw, so that what is one person in one place sta
 
 Random numbers are those of the device's global generator.
 
-Source: the published code of "Reposing Humans by Warping 3D Features", 2020; its shift of the
-target's z by half a pixel is left out, since the origin of z is not used here.
+Source: the published code of "Reposing Humans by Warping 3D Features", 2020. Hue and saturation
+turn and stretch colors about the gray axis here, not in HSV; its shift of the target's z by half a
+pixel is left out, since the origin of z is not used.
 """
 
 from __future__ import annotations

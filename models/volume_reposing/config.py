@@ -27,7 +27,7 @@ _AT_LEAST_1 = (
     "background_width",
     "background_levels",
     "disc_depth_bins",
-    "steps_in_all",
+    "train_steps",
 )
 _NOT_NEGATIVE = ("weight_reg", "adversarial_weight", "perceptual_weight", "l1_weight")
 
@@ -129,7 +129,7 @@ class Config(Settings):
     learning_rate: float = option(2e-4, "of Adam", preset=_tiny(1e-3))
     beta1: float = option(0.5, "of Adam")
     beta2: float = option(0.999, "of Adam")
-    steps_in_all: int = option(150_000, "of the only stage", preset=_tiny(600))
+    train_steps: int = option(150_000, "of the only stage", preset=_tiny(600))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -75,7 +75,7 @@ class VolumeReposing(System):
     @property
     def stages(self) -> Sequence[Stage]:
         turns = (GENERATOR, DISCRIMINATOR) if self.discriminator is not None else (GENERATOR,)
-        return [Stage(TRAIN, self.config.steps_in_all, turns)]
+        return [Stage(TRAIN, self.config.train_steps, turns)]
 
     def players(self, stage: str) -> dict[str, list[Parameter]]:
         modules = (
