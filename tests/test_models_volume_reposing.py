@@ -122,24 +122,64 @@ def test_every_switch_trains_every_tensor(name):
     (stage,) = system.stages
     players = system.players(stage.name)
     assert set(players) == set(stage.turns)
+    terms: dict[str, Tensor] = {}
     for player in stage.turns:
         losses = turn(system, batch, player)
         assert all(value.dim() == 0 and value.isfinite() for value in losses.values())
         for parameter in players[player]:
             assert parameter.grad is not None
             assert parameter.grad.isfinite().all() and parameter.grad.any(), parameter.shape
+        terms |= losses
     expected = set(SWITCHES[name].get("losses", ("l1",)))
-    turns = {"gan", "perceptual", "l1"} & set(turn(system, batch))
-    assert turns == expected and ("weight_reg" in losses) == (name == "the published losses")
+    expected |= {"discriminator"} if "gan" in expected else set()
+    expected |= {"weight_reg"} if "weight_reg" in SWITCHES[name] else set()
+    assert set(terms) == expected
     trained = {id(p) for parameters in players.values() for p in parameters}
     assert trained == {id(p) for p in system.parameters() if p.requires_grad}
     system.eval()
     with torch.no_grad():
         lean = {key: batch[key] for key in system.needs if key != "target_image"}
-        results = system(lean)
-        assert results["out"].shape == (2, 3, 32, 32)
-        assert results["out"].equal(system(lean)["out"])
-        assert all(picture.shape == (2, 3, 32, 32) for picture in system.pictures(batch).values())
+        out = system(lean)["out"]
+        assert out.shape == (2, 3, 32, 32)
+        if name == "noise":
+            assert out.equal(system(lean)["out"])
+            assert not out.equal(system.train()(lean)["out"])
+
+
+def test_the_published_terms():
+    """Of logits that are 1: one-sided smoothing in the discriminator's, both halves summed."""
+    config = replace(SMALL, losses=("l1", "gan"), weight_reg=1e-4, l1_weight=2.0)
+    system, batch = VolumeReposing(config), batch_of()
+    with torch.no_grad():
+        system.discriminator.layers[-1].weight.zero_()
+        system.discriminator.layers[-1].bias.fill_(1)
+        terms = system(batch, "train", DISCRIMINATOR) | {
+            key: value
+            for key, value in system(batch, "train", GENERATOR).items()
+            if key != "weight_reg"
+        }
+        soft = torch.tensor(1.0).exp().log1p()
+        kernels = [p for p in system.discriminator.parameters() if p.dim() == 4]
+        expected = {
+            "discriminator": (soft - 0.875) + soft,
+            "weight_reg": 0.5e-4 * sum(kernel.square().sum() for kernel in kernels),
+            "gan": torch.tensor(-1.0).exp().log1p(),
+            "l1": 2 * (system(batch)["out"] - batch["target_image"]).abs().mean(),
+        }
+    torch.testing.assert_close(terms, expected)
+
+
+def test_pictures_and_the_crop():
+    system, batch = VolumeReposing(SMALL), batch_of()
+    with torch.no_grad():
+        columns = system.pictures(batch)
+        plain = system(batch)
+        system.config = replace(SMALL, legacy_crop=True)
+        moved = system(batch)
+    assert all(picture.shape == (2, 3, 32, 32) for picture in columns.values())
+    assert columns["target parts"].max() > 0.5 and columns["target parts"].min() == -1
+    for key in ("out", "fg_mask", "bg"):
+        assert moved[key][..., :-1, :-1].equal(plain[key][..., 1:, 1:])
 
 
 def test_what_does_not_fit_is_said():
