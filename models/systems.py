@@ -72,3 +72,8 @@ register(
     "models.dense_pose_transfer:DensePoseTransfer",
     "Neverova, Guler, Kokkinos: Dense Pose Transfer, ECCV 2018",
 )
+register(
+    "volume_reposing",
+    "models.volume_reposing:VolumeReposing",
+    "Knoche, Sarandi, Leibe: Reposing Humans by Warping 3D Features, CVPR Workshops 2020",
+)
