@@ -31,10 +31,13 @@ from models.system import System
 from .streams import SEED, Maker, Trained
 
 REFERENCE = "reference"
-BEGUN = 0.05  # standard deviation of the weights that start at 0, as if they had been trained
-# Wider than the streams': the discriminator's first loss is already after a step of Adam, of the
-# generator, and an adversary magnifies every difference.
-ALLOWED = (1e-4, 3e-3)
+BEGUN = (
+    0.2  # size of a layer that starts at 0, over what keeps the scale: as if it had been trained
+)
+# Wider than the streams': the discriminator's first loss comes after a step of Adam already, the
+# generator's; and Adam divides by the gradient's size, so that 1e-7 of the source picture become
+# 5e-4 of the loss three steps later (preset tiny).
+ALLOWED = (1e-4, 2e-3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +70,7 @@ class SystemSteps:
             system = DensePoseTransfer(self.config)
             for weight in system.parameters():
                 if weight.dim() > 1 and not weight.any():  # would hide the ops before it
-                    torch.nn.init.normal_(weight, std=BEGUN)
+                    torch.nn.init.normal_(weight, std=BEGUN / weight[0].numel() ** 0.5)
         system.to(device)
         batch = to(_pairs(self.N, self.side, self.views), device)
         names: list[str] = []

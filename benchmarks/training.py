@@ -87,7 +87,8 @@ def record_of(options: argparse.Namespace, facts: dict[str, Any]) -> Record:
     if options.out:
         machine = facts.get("gpu", facts["cpu"]).split("@")[0].replace("(R)", "").split()
         where = [] if options.device == "cuda" else [f"{facts['threads']}t", options.allocator]
-        found.append(collected.FOLDER / f"{'-'.join([*machine, *where, 'training'])}.json")
+        some = [] if set(options.stream) == set(NETWORKS) else options.stream
+        found.append(collected.FOLDER / f"{'-'.join([*machine, *where, 'training', *some])}.json")
     return Record({k: v for file in found for k, v in Record.of(file, None).targets.items()})
 
 
@@ -106,7 +107,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--limit",
         type=float,
         metavar="S",
-        help="seconds of slow steps: fewer samples beyond; 30 unless told (--quick: 5)",
+        help="seconds of slow steps: fewer samples beyond; 25 unless told (--quick: 5)",
     )
     add("--allocator", choices=("default", "warm"), default="default")
     add("--device", choices=("cpu", "cuda"), default="cpu")
@@ -120,7 +121,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if options.steps is None:
         options.steps = 3 if options.quick else 7
     if options.limit is None:
-        options.limit = 5.0 if options.quick else 30.0
+        options.limit = 5.0 if options.quick else 25.0
     if options.threads < 1 or options.steps < 1:
         parser.error("--threads and --steps must be at least 1")
     if not options.limit > 0:

@@ -17,7 +17,7 @@ if not (ROOT / "benchmarks" / "training.py").exists():
 sys.path.append(str(ROOT))  # at the end: an installed pose_kernels stays the one that is tested
 
 import pose_kernels as pk  # noqa: E402
-from benchmarks import streams, systems, timing, training  # noqa: E402
+from benchmarks import collected, streams, systems, timing, training  # noqa: E402
 
 SMALL = ["--size", "small", "--steps", "1"]
 
@@ -182,6 +182,17 @@ def test_small_networks_are_no_results(capsys):
     with pytest.raises(SystemExit):
         training.main([*SMALL, "--out"])
     assert "results are of the default size" in capsys.readouterr().err
+
+
+def test_some_of_the_networks_do_not_replace_all(monkeypatch, tmp_path):
+    monkeypatch.setattr(collected, "FOLDER", tmp_path)
+    facts = {"cpu": "Some CPU @ 3 GHz", "threads": 2}
+    for words, name in (
+        ([], "Some-CPU-2t-default-training.json"),
+        (["--stream", "surface"], "Some-CPU-2t-default-training-surface.json"),
+    ):
+        record = training.record_of(training.parse(["--out", *words]), facts)
+        assert list(record.targets.items()) == [(tmp_path / name, "json")]
 
 
 def test_peak_memory_of_a_step(capsys):

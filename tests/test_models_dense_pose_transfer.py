@@ -120,7 +120,7 @@ SWITCHES = {
     "delaunay": {"uv_encode": "delaunay"},
     "six levels": {"tile_size": 64, "inpaint_levels": 6, "inpaint_width": 1, "fill_radius": 6},
     "no shared code": {"inpaint_global": False},
-    "instance norm": {"inpaint_norm": "instance"},
+    "instance norm": {"inpaint_norm": "instance", "blend_norm": "instance"},
     "autoencoder's texels": {"keep_observed": False},
     "without the inpainting loss": {"finetune_inp_loss": False},
     "four views": {"inpaint_views": 4},

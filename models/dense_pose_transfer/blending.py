@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..layers import ResidualBlock, conv_block
+from ..layers import Norm, ResidualBlock, conv_block
 
 
 class Blending(nn.Module):
@@ -17,14 +17,18 @@ class Blending(nn.Module):
     Source: Neverova, Güler, Kokkinos, "Dense Pose Transfer", ECCV 2018, sec. 3.3.
     """
 
-    def __init__(self, channels: int, width: int = 64, blocks: int = 3) -> None:
+    def __init__(
+        self, channels: int, width: int = 64, blocks: int = 3, norm: Norm = "instance"
+    ) -> None:
         super().__init__()
         last = nn.Conv2d(width, 3, 3, padding=1, padding_mode="reflect")
         nn.init.zeros_(last.weight)
         assert last.bias is not None
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(
-            conv_block(channels, width), *(ResidualBlock(width) for _ in range(blocks)), last
+            conv_block(channels, width, norm=norm),
+            *(ResidualBlock(width, norm) for _ in range(blocks)),
+            last,
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -62,6 +62,9 @@ class Config(Settings):
     blocks: int = option(6, "residual blocks of the predictive module", preset=_tiny(3))
     blend_width: int = option(64, "channels of the blending module", preset=_tiny(16))
     blend_blocks: int = option(3, "residual blocks of the blending module")
+    blend_norm: Literal["instance", "none"] = option(
+        "instance", "normalization of the blending module (open)", preset=_tiny("none")
+    )
 
     tile_size: int = option(256, "S, side of a part's texture in texels", preset=_tiny(32))
     uv_encode: UVEncode = option(
@@ -117,13 +120,13 @@ class Config(Settings):
     beta1: float = option(0.5, "of Adam")
     beta2: float = option(0.999, "of Adam")
     predictive_steps: int = option(
-        40 * EPOCH, "of the first stage: the predictive module alone", preset=_tiny(600)
+        40 * EPOCH, "of the first stage: the predictive module alone", preset=_tiny(500)
     )
     inpainting_steps: int = option(
-        40 * EPOCH, "of the second stage: the inpainting module alone", preset=_tiny(600)
+        40 * EPOCH, "of the second stage: the inpainting module alone", preset=_tiny(300)
     )
     finetune_steps: int = option(
-        40 * EPOCH, "of the last stage: blending, and everything end to end", preset=_tiny(600)
+        40 * EPOCH, "of the last stage: blending, and everything end to end", preset=_tiny(900)
     )
 
     def __post_init__(self) -> None:

@@ -48,7 +48,13 @@ class DensePoseTransfer(System):
     config: configuration.Config
     training_presets = {
         "paper": {"batch": 8, "size": (256, 256), "views": 4},
-        "tiny": {"batch": 4, "size": (64, 64), "views": 0},
+        "tiny": {
+            "batch": 4,
+            "size": (64, 64),
+            "views": 0,
+            "sheet_every": 250,
+            "save_every": 250,
+        },
     }
 
     def __init__(self, config: configuration.Config) -> None:
@@ -61,7 +67,9 @@ class DensePoseTransfer(System):
         self.blending: Blending | None = None
         if config.blends:
             channels = 3 + (3 if config.warps else 0) + pose
-            self.blending = Blending(channels, config.blend_width, config.blend_blocks)
+            self.blending = Blending(
+                channels, config.blend_width, config.blend_blocks, config.blend_norm
+            )
         self.discriminator: PatchGAN | None = None
         if "gan" in config.terms:
             self.discriminator = PatchGAN(6 + pose, config.discriminator_width)
