@@ -257,11 +257,11 @@ def test_flow_carries_the_surface(pictures):
         assert seen.sum() > 60
         uv = pk.flow_warp(pictures.uv[[source]], moved[None])[0]
         wrong = (uv - pictures.uv[target]).abs().amax(0)[seen]
-        assert wrong.median() < 0.004 and (wrong < 0.06).float().mean() > 0.97
+        assert wrong.median() < 0.004 and (wrong < 0.06).float().mean() > 0.95
         colors = pk.uv_gather(smooth_atlas().expand(4, -1, -1, -1, -1), pictures.part, pictures.uv)
         wrong = pk.flow_warp(colors[[source]], moved[None])[0] - colors[target]
         wrong = wrong.abs().amax(0)[seen]
-        assert wrong.median() < 0.003 and (wrong < 0.05).float().mean() > 0.97
+        assert wrong.median() < 0.003 and (wrong < 0.05).float().mean() > 0.95
 
 
 def test_a_pose_sees_all_of_itself(pictures):

@@ -250,8 +250,10 @@ def _influences(
         elbow = np.array([0.0, -UPPER_ARM * shape.arms, 0.0])
         hand = 0.5 * smooth(y, -UPPER_ARM - LOWER_ARM + 0.04, -UPPER_ARM - LOWER_ARM - 0.01)
         wrist = np.array([0.0, -(UPPER_ARM + LOWER_ARM) * shape.arms, 0.0])
+        joint = 0.9 * smooth(y, -0.11, 0.03)
         return [
-            (f"{side}_upper_arm", 1 - lower, np.zeros(3)),
+            (f"{side}_shoulder", joint, np.zeros(3)),
+            (f"{side}_upper_arm", 1 - lower - joint, np.zeros(3)),
             (f"{side}_lower_arm", lower - hand, elbow),
             (f"{side}_hand", hand, wrist),
         ]

@@ -14,7 +14,7 @@ from .body import HIP, LOWER_ARM, LOWER_LEG, SKULL, SPINE, UPPER_ARM, UPPER_LEG,
 from .shape import Shape
 
 _SIDES = (("left", 1.0), ("right", -1.0))
-_OF_SIDE = "clavicle upper_arm lower_arm hand thumb upper_leg lower_leg foot ear"
+_OF_SIDE = "clavicle shoulder upper_arm lower_arm hand thumb upper_leg lower_leg foot ear"
 BONES = (
     *("pelvis", "chest", "head"),
     *(f"{side}_{bone}" for side, _ in _SIDES for bone in _OF_SIDE.split()),
@@ -112,6 +112,10 @@ def bones(pose: Pose, shape: Shape | None = None) -> dict[str, tuple[Array, Arra
         joint = spine + chest @ inner + collar @ (shoulder(shape, sign) - inner)
         upper = chest @ turned @ rotation_about(1, sign * arm.twist)
         found[f"{side}_upper_arm"] = (upper, joint)
+        # The flesh over the joint follows half of the way.
+        half = rotation_about(0, -arm.swing / 2) @ rotation_about(2, sign * arm.raise_ / 2)
+        half = chest @ half @ rotation_about(1, sign * arm.twist / 2)
+        found[f"{side}_shoulder"] = (half, joint)
         elbow = joint + upper @ np.array([0.0, -UPPER_ARM * shape.arms, 0.0])
         lower = upper @ rotation_about(0, -arm.elbow)
         found[f"{side}_lower_arm"] = (lower, elbow)
