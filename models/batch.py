@@ -12,8 +12,8 @@ target_image        (N, 3, H, W) float32   the same person in the wanted pose
 *_part              (N, H, W) uint8        DensePose part 0..24, 0 = background
 *_uv                (N, 2, H, W) float32   its (u, v) in [0, 1], 0 on background
 *_joints18          (N, 18, 2) float32     OpenPose order, (x, y) pixels; missing = (-1, -1)
-*_joints19          (N, 19, 3) float32     "reposing19", (x, y, z), pixels of the H x H frame scaled
-                                           like x and y, z away from the viewer; missing = NaN
+*_joints19          (N, 19, 3) float32     "reposing19", (x, y, z) in pixels, z away from the viewer
+                                           and H / 2 at the middle of the person; missing = NaN
 *_mask              (N, 1, H, W) float32   1 on the person, 0 elsewhere
 flow                (N, 2, H, W) float32   (x, y) pixels from target to source, 0 off the person
 visibility          (N, H, W) uint8        of the target's pixels in the source: 0 visible,

@@ -58,7 +58,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         views: K pictures of the person for supervision of the texture, the source first; 0 for
             none.
         flow: whether `flow` and `visibility` are there.
-        background: "plain", "cluttered", or "mixed", one as often as the other.
+        background: "plain" (studio walls), "cluttered", or "mixed", one as often as the other.
         people: how many there are in the split. A process keeps the looks of some hundreds; more
             are drawn anew.
 
@@ -77,7 +77,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         length: int | None = None,
         views: int = 0,
         flow: bool = True,
-        background: str = "mixed",
+        background: str = "plain",
         people: int = 1000,
     ) -> None:
         if split not in SPLITS:
