@@ -82,8 +82,8 @@ def case_table(rows: Sequence[Row]) -> str:
             lines.append(f"| {name} | {row.kind} | not timed: {row.refused} | | | | | |")
             continue
         lines.append(
-            f"| {name} | {row.kind} | {_ms(row.median_ms)}{'~' if row.noisy else ''} | "
-            f"{_quartiles(row)} | {_times(row, ours)} | {row.gb_s:.3g} | "
+            f"| {name} | {row.kind} | {ms(row.median_ms)}{'~' if row.noisy else ''} | "
+            f"{quartiles(row)} | {_times(row, ours)} | {row.gb_s:.3g} | "
             f"{_percent(row)} | {_mb(row.peak_bytes)} / {_mb(row.result_bytes)} |"
         )
     notes = dict.fromkeys(f"\\* {row.provider}: {row.note}" for row in rows if row.note)
@@ -106,8 +106,8 @@ def summary(rows: Sequence[Row]) -> str:
             continue
         ratios = [_times(fastest(group, kind), ours) for kind in kinds]
         lines.append(
-            f"| {op} {direction} | {case} | {_ms(ours.median_ms)}{'~' if ours.noisy else ''} "
-            f"({_quartiles(ours)}) | {' | '.join(ratios)} | {ours.gb_s:.3g} | "
+            f"| {op} {direction} | {case} | {ms(ours.median_ms)}{'~' if ours.noisy else ''} "
+            f"({quartiles(ours)}) | {' | '.join(ratios)} | {ours.gb_s:.3g} | "
             f"{_percent(ours)} | {_mb(ours.peak_bytes)} / {_mb(ours.result_bytes)} |"
         )
     lines += ["", "Over a kind: over its fastest provider, ▼ where ours loses, ~ where others "]
@@ -127,14 +127,14 @@ def _times(row: Row | None, ours: Row | None) -> str:
     return f"{mark}{ratio:.2g}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
-def _quartiles(row: Row) -> str:
+def quartiles(row: Row) -> str:
     """Of very few samples, how few."""
     if row.samples in (1, 2):
         return "one call" if row.samples == 1 else "two calls"
-    return f"{_ms(row.low_ms)}-{_ms(row.high_ms)}"
+    return f"{ms(row.low_ms)}-{ms(row.high_ms)}"
 
 
-def _ms(value: float | None) -> str:
+def ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 

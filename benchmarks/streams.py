@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -57,13 +58,25 @@ class Maker(NamedTuple):
 
     name: str
     kind: str  # as in registry.KINDS
-    ops: SurfaceOps | VolumeOps
+    ops: SurfaceOps | VolumeOps | str  # of a system in systems.py: the backend
 
 
 class Trained(NamedTuple):
-    """A network in training: every call is a step, and returns its loss."""
+    """A network in training.
+
+    step: one more, returns the loss, or the terms (T,) of several losses; names: of the terms,
+    there after the first step; active: entered around steps; checked: steps after which the losses
+    must still agree; allowed: relative differences of the first and of those losses, rounding alone
+    and what Adam makes of it; alone: makes, by a step, a call of the ops of a step without the rest
+    of it.
+    """
 
     step: Callable[[], Tensor]
+    names: Sequence[str] = ("",)
+    active: Callable[[], AbstractContextManager[None]] = nullcontext
+    checked: int = 3
+    allowed: tuple[float, float] = (1e-5, 1e-3)
+    alone: Callable[[], Callable[[], None]] | None = None
 
 
 class SurfaceNet(nn.Module):

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a training step of a whole network takes, with our kernels and with plain PyTorch.
 
-    python -m benchmarks.training                        both networks, minutes
+    python -m benchmarks.training                        everything, minutes
     python -m benchmarks.training --allocator warm --out   into benchmarks/results
+    python -m benchmarks.training --quick                  fewer samples
     python -m benchmarks.training --size small --steps 2   seconds
 
-The networks are in streams.py. Everybody starts from the same weights, and before the clock runs
-the losses of the first step and after a few more must agree with ours; who disagrees is not timed,
-and the command ends with 1. A step is forward, backward and Adam. Peak memory is that of a step,
-beyond what the process held before it, each in a process of its own (memory.py).
+Two small networks are in streams.py, whole systems in systems.py. Everybody starts from the same
+weights, and before the clock runs the losses of the first step and after a few more must agree with
+ours; who disagrees is not timed, and the command ends with 1. A step is forward, backward and Adam.
+Of a system, the calls that its ops get in a step are timed without the rest of it too. Peak memory
+is that of a step, beyond what the process held before it, each in a process of its own (memory.py).
+
+Files (--json, --out) are written after every network; until the last they are called
+NAME.partial.json.
 """
 
 from __future__ import annotations
@@ -20,21 +25,23 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from . import collected, memory, report, timing
+from .record import Record
 from .report import Row
-from .run import WARM, allocator_name, check_machine, say
-from .streams import STREAMS, Maker
+from .run import INTERRUPTED, WARM, allocator_name, check_machine, say, stopped_by_signals
+from .streams import STREAMS, Maker, Trained
+from .systems import SYSTEMS
 
+NETWORKS = {**STREAMS, **SYSTEMS}
 PREFIX = "training "  # how the op of a row begins
-CHECKED = 3  # steps after which the losses must still agree
-FIRST, LATER = 1e-5, 1e-3  # relative: rounding alone, and what Adam makes of it
+STEP, ALONE = "step", "ops of a step"  # directions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,10 +55,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.peak_of:
         print(json.dumps(peak(*options.peak_of, options)))
         return 0
-    rows = [row for stream in options.stream for row in measure(stream, options)]
+    try:
+        with stopped_by_signals():
+            return run(options, shlex.join(["python", "-m", "benchmarks.training", *argv]))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def run(options: argparse.Namespace, command: str) -> int:
+    cache = "warm" if options.device == "cpu" else "as it comes"
+    facts = report.environment(options.device, allocator_name(options), cache, command)
+    facts["ceiling"] = []
+    rows: list[Row] = []
+    try:
+        record = record_of(options, facts)
+        for name in options.stream:
+            rows += measure(name, options)
+            record.save(facts, rows, "", done=name == options.stream[-1])
+    except OSError as error:
+        say(str(error))
+        return 2
     print(table(rows))
-    write(options, shlex.join(["python", "-m", "benchmarks.training", *argv]), rows)
+    for path in record.written:
+        say(f"wrote {path}")
     return 1 if any(row.refused for row in rows) else 0
+
+
+def record_of(options: argparse.Namespace, facts: dict[str, Any]) -> Record:
+    """Raises OSError when a folder cannot be written into: before the work."""
+    found = [options.json] if options.json else []
+    if options.out:
+        machine = facts.get("gpu", facts["cpu"]).split("@")[0].replace("(R)", "").split()
+        where = [] if options.device == "cuda" else [f"{facts['threads']}t", options.allocator]
+        some = [] if set(options.stream) == set(NETWORKS) else options.stream
+        found.append(collected.FOLDER / f"{'-'.join([*machine, *where, 'training', *some])}.json")
+    return Record({k: v for file in found for k, v in Record.of(file, None).targets.items()})
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -61,9 +99,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--stream", action="append", choices=sorted(STREAMS), help="repeatable; default: both")
+    add("--stream", action="append", choices=list(NETWORKS), help="repeatable; default: all")
     add("--size", choices=("default", "small"), default="default")
-    add("--steps", type=int, default=7, help="timed steps of each, at least; default: 7")
+    add("--quick", action="store_true", help="fewer samples")
+    add("--steps", type=int, help="timed steps of each, 7 unless told (--quick: 3)")
+    add(
+        "--limit",
+        type=float,
+        metavar="S",
+        help="seconds of slow steps: fewer samples beyond; 25 unless told (--quick: 5)",
+    )
     add("--allocator", choices=("default", "warm"), default="default")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--threads", type=int, default=torch.get_num_threads())
@@ -72,37 +117,70 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--out", action="store_true", help="write JSON into benchmarks/results")
     add("--peak-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    options.stream = options.stream or list(STREAMS)
+    options.stream = list(dict.fromkeys(options.stream or NETWORKS))
+    if options.steps is None:
+        options.steps = 3 if options.quick else 7
+    if options.limit is None:
+        options.limit = 5.0 if options.quick else 25.0
     if options.threads < 1 or options.steps < 1:
         parser.error("--threads and --steps must be at least 1")
-    if options.out and options.size != "default":
-        parser.error("--out: results are of the default size")
+    if not options.limit > 0:
+        parser.error("--limit must be above 0")
+    if options.out and (options.size != "default" or options.quick):
+        parser.error("--out: results are of the default size, and not of --quick")
     check_machine(parser, options)
     return options
 
 
-def losses(stream: str, maker: Maker, options: argparse.Namespace) -> tuple[float, float]:
-    """Of the first step, and of the one after CHECKED more."""
-    trained = STREAMS[stream][options.size].start(maker, options.device)
-    found = [trained.step().item() for _ in range(CHECKED + 1)]
-    return found[0], found[-1]
+class Losses(NamedTuple):
+    """Of the first step, and of the one after so many more; every term of them.
+
+    allowed: relative differences of both.
+    """
+
+    names: list[str]
+    first: list[float]
+    later: list[float]
+    steps: int
+    allowed: tuple[float, float]
+
+    def __str__(self) -> str:
+        def listed(values: list[float]) -> str:
+            words = (f"{name} {x:.5g}" for name, x in zip(self.names, values, strict=True))
+            return ", ".join(words).strip()
+
+        after = f"after {self.steps} step{'s' if self.steps > 1 else ''}"
+        joint = "; " if len(self.names) > 1 else ", "
+        return f"{listed(self.first)}{joint}{after} {listed(self.later)}"
 
 
-def disagreement(found: tuple[float, float], ours: tuple[float, float]) -> str | None:
-    """None where both losses are those of ours."""
-    for name, a, b, allowed in zip(("first", "later"), found, ours, (FIRST, LATER), strict=True):
-        if not abs(a - b) <= allowed * abs(b):  # also when either is NaN
-            return f"its {name} loss is {a:.6g}, not {b:.6g}"
+def losses(stream: str, maker: Maker, options: argparse.Namespace) -> Losses:
+    trained = NETWORKS[stream][options.size].start(maker, options.device)
+    with trained.active():
+        found = [trained.step().reshape(-1).tolist() for _ in range(trained.checked + 1)]
+    return Losses(list(trained.names), found[0], found[-1], trained.checked, trained.allowed)
+
+
+def disagreement(found: Losses, ours: Losses) -> str | None:
+    """None where all losses are those of ours."""
+    if found.names != ours.names:
+        return f"its losses are {', '.join(found.names)}, not {', '.join(ours.names)}"
+    for when, allowed in zip(("first", "later"), ours.allowed, strict=True):
+        pairs = zip(ours.names, getattr(found, when), getattr(ours, when), strict=True)
+        for name, a, b in pairs:
+            if not abs(a - b) <= allowed * abs(b):  # also when either is NaN
+                which = f"{when} {name}".strip()
+                return f"its {which} loss is {a:.6g}, not {b:.6g}"
     return None
 
 
 def measure(stream: str, options: argparse.Namespace) -> list[Row]:
-    problem = STREAMS[stream][options.size]
-    rows, contenders = [], []
-    ours: tuple[float, float] | None = None
+    problem = NETWORKS[stream][options.size]
+    rows, agreed = [], []
+    ours: Losses | None = None
     for maker in problem.makers(options.device):
         say(f"{stream}: {maker.name}")
-        row = Row(PREFIX + stream, "step", problem.title, maker.name, maker.kind, 0, 0, 1.0)
+        row = Row(PREFIX + stream, STEP, problem.title, maker.name, maker.kind, 0, 0, 1.0)
         rows.append(row)
         try:
             found = losses(stream, maker, options)
@@ -113,51 +191,64 @@ def measure(stream: str, options: argparse.Namespace) -> list[Row]:
             continue
         ours = ours or found  # the first one
         row.refused = disagreement(found, ours)
-        row.note = f"{found[0]:.5f}, after {CHECKED} steps {found[1]:.5f}"
+        row.note = str(found)
         if row.refused is None:
             if not options.no_memory:
                 row.peak_bytes = peak_elsewhere(stream, maker, options)
-            contenders.append((row, maker))
+            agreed.append((row, maker))
         gc.collect()
     say(f"{stream}: the clock")
-    calls = {row.provider: row for row, _ in contenders}
-    found_times = timing.interleave(
-        [
-            timing.Contender(maker.name, _on_the_clock(stream, maker, options), nullcontext)
-            for _, maker in contenders
-        ],
-        rounds=options.steps,
-        block_s=timing.BLOCK_S,
-        patience=timing.WAIT_S if options.size == "default" else 0.0,
-        limit_s=float("inf"),
-    )
-    for name, result in found_times.items():
-        row = calls[name]
-        row.median_ms, row.low_ms, row.high_ms, row.least_ms = (1e3 * s for s in result[:4])
-        row.samples, row.foreign, row.noisy, row.method = result[4:]
+    started = [(row, problem.start(maker, options.device)) for row, maker in agreed]
+    on_the_clock([(row, trained, trained.step) for row, trained in started], options)
+    alone: list[tuple[Row, Trained, Callable[[], Any]]] = []
+    for row, trained in started:
+        if trained.alone is not None:
+            with trained.active():
+                call = trained.alone()
+            rows.append(Row(row.op, ALONE, row.case, row.provider, row.kind, 0, 0, 1.0))
+            alone.append((rows[-1], trained, call))
+    on_the_clock(alone, options)
     return rows
 
 
-def _on_the_clock(stream: str, maker: Maker, options: argparse.Namespace) -> Any:
-    step = STREAMS[stream][options.size].start(maker, options.device).step
-    if options.device == "cpu":
-        return step
+def on_the_clock(
+    calls: Sequence[tuple[Row, Trained, Callable[[], Any]]], options: argparse.Namespace
+) -> None:
+    """Time the calls in turns, into their rows."""
 
-    def finished() -> None:
-        step()
+    def finished(call: Callable[[], Any]) -> None:
+        call()
         torch.cuda.synchronize()
 
-    return finished
+    found = timing.interleave(
+        [
+            timing.Contender(
+                row.provider,
+                call if options.device == "cpu" else partial(finished, call),
+                trained.active,
+            )
+            for row, trained, call in calls
+        ],
+        rounds=options.steps,
+        block_s=timing.BLOCK_S,
+        patience=timing.WAIT_S if options.size == "default" and not options.quick else 0.0,
+        limit_s=options.limit,
+    )
+    for row, _, _ in calls:
+        result = found[row.provider]
+        row.median_ms, row.low_ms, row.high_ms, row.least_ms = (1e3 * s for s in result[:4])
+        row.samples, row.foreign, row.noisy, row.method = result[4:]
 
 
 def peak(stream: str, kind: str, options: argparse.Namespace) -> int | None:
     """Bytes that a step takes beyond what is there before it: weights, data and Adam's averages."""
-    problem = STREAMS[stream][options.size]
+    problem = NETWORKS[stream][options.size]
     (maker,) = (maker for maker in problem.makers(options.device) if maker.kind == kind)
-    step = problem.start(maker, options.device).step
-    step()  # loads libraries, starts threads, makes Adam's averages
-    gc.collect()
-    return memory.peak(step, options.device)
+    trained = problem.start(maker, options.device)
+    with trained.active():
+        trained.step()  # loads libraries, starts threads, makes Adam's averages
+        gc.collect()
+        return memory.peak(trained.step, options.device)
 
 
 def peak_elsewhere(stream: str, maker: Maker, options: argparse.Namespace) -> int | None:
@@ -184,13 +275,14 @@ def table(rows: Sequence[Row]) -> str:
         ours = report.fastest(group, "ours")
         for row in group:
             name = f"{row.op.removeprefix(PREFIX)}, {row.case}"
+            name += f": {row.direction}" if row.direction != STEP else ""
             if row.median_ms is None:
                 lines.append(f"| {name} | {row.provider} | not timed: {row.refused} | | | |")
                 continue
             peak_mb = "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f}"
             lines.append(
-                f"| {name} | {row.provider} | {row.median_ms:.3g}{'~' if row.noisy else ''} "
-                f"({row.low_ms:.3g}-{row.high_ms:.3g}) | {faster(row, ours)} | {peak_mb} | "
+                f"| {name} | {row.provider} | {report.ms(row.median_ms)}{'~' if row.noisy else ''} "
+                f"({report.quartiles(row)}) | {faster(row, ours)} | {peak_mb} | "
                 f"{row.note} |"
             )
     return "\n".join(lines)
@@ -203,22 +295,6 @@ def faster(row: Row, ours: Row | None) -> str:
         return "1"
     times = row.median_ms / ours.median_ms
     return f"{'▼' if times < 1 else ''}{times:.3g}x"
-
-
-def write(options: argparse.Namespace, command: str, rows: Sequence[Row]) -> None:
-    cache = "warm" if options.device == "cpu" else "as it comes"
-    facts = report.environment(options.device, allocator_name(options), cache, command)
-    content = {**facts, "complete": True, "ceiling": [], "rows": [row.as_dict() for row in rows]}
-    targets = [options.json] if options.json else []
-    if options.out:
-        machine = facts.get("gpu", facts["cpu"]).split("@")[0].replace("(R)", "").split()
-        where = [] if options.device == "cuda" else [f"{facts['threads']}t", options.allocator]
-        name = "-".join([*machine, *where, "training"])
-        collected.FOLDER.mkdir(exist_ok=True)
-        targets.append(collected.FOLDER / f"{name}.json")
-    for target in targets:
-        target.write_text(json.dumps(content, indent=1) + "\n")
-        say(f"wrote {target}")
 
 
 if __name__ == "__main__":

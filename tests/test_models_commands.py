@@ -24,8 +24,8 @@ MINE = "training_worker:TinyGan"  # by its place, not by a registered name
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("commands") / "run"
-    flags = "training_worker:TinyGan --preset tiny --size 16 16 --steps 60 --sheet-every 0 --save-every 1000"
-    assert train.main([*flags.split(), "--out", str(out)]) == 0
+    flags = "--preset tiny --size 16 16 --steps 60 --sheet-every 0 --save-every 1000"
+    assert train.main([MINE, *flags.split(), "--out", str(out)]) == 0
     return out
 
 
@@ -119,3 +119,14 @@ def test_errors_of_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
         assert command.main(flags) == 2
         said = capsys.readouterr().err
         assert words in said and said.count("\n") == 1, said
+
+
+def test_dense_pose_transfer_on_synthetic_people(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "dense_pose_transfer --preset tiny --size 32 32 --batch 2 --steps 3 --workers 0"
+    flags += " --width 4 --blend-width 4 --sheet-pairs 2 --losses l1 gan"
+    assert train.main([*flags.split(), "--out", str(tmp_path)]) == 0
+    assert len(list((tmp_path / "sheets").iterdir())) == 3  # at the end of each stage
+    assert evaluate.main([str(tmp_path), "--pairs", "2", "--mean-pairs", "2"]) == 0
+    assert "copy of the source" in capsys.readouterr().out

@@ -40,7 +40,7 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
         timeout=300,
     )
     assert both.returncode == 0, both.stderr
-    assert both.stdout.count("ms per step") == 1  # said by one of them
+    assert both.stdout.count("in each of 2 processes") == 1  # said by one of them
     assert main([*FLAGS, "--out", str(one)]) == 0
     ours, theirs = terms(one), terms(two)
     # All losses and the norms of all gradients, of both players in both stages, at every step.

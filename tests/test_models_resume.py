@@ -82,6 +82,7 @@ FATES = {
     "before the first checkpoint": {"kill": "step:2"},
     "within the first file of one": {"kill": "file:4"},
     "with all files and no name": {"kill": "name:3"},
+    "with a name, and latest is the one before": {"kill": "latest:3"},
     "between checkpoints, in the second stage": {"kill": "step:8"},
     "by Ctrl-C": {"interrupt": 8},
 }

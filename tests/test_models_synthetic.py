@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairs of synthetic people: what is in an item, and that it depends on nothing but its number."""
 
+import json
 import subprocess
 import sys
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ SHAPES = {
     "joints19": ((19, 3), torch.float32),
     "mask": ((1, 48, 40), torch.float32),
 }
+ROOT = Path(__file__).resolve().parents[1]
 PAINTED = OrderedDict()
 
 
@@ -132,13 +135,13 @@ def test_an_item_depends_on_its_number_alone(items):
         assert same(batch, expected)
     # In a process of its own, where nothing is painted yet.
     code = (
-        "from models.data.synthetic import SyntheticPairs as S\n"
+        "import json\nfrom models.data.synthetic import SyntheticPairs as S\n"
         "d = S('train', (48, 40), length=6, views=3, people=4, background='plain')\n"
-        "print(repr([float(v.double().sum()) for v in d[1].values()]))"
+        "print(json.dumps([float(v.double().sum()) for v in d[1].values()]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert eval(done.stdout) == [float(v.double().sum()) for v in items[1].values()]
+    assert json.loads(done.stdout) == [float(v.double().sum()) for v in items[1].values()]
 
 
 def test_epochs_seeds_and_splits_differ(items):

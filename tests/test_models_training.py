@@ -328,6 +328,14 @@ def test_wrong_values_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [row[0] for row in rows(tmp_path / "there") if row[3] == "l1"] == ["1", "2", "3"]
 
 
+def test_a_launcher_that_contradicts_the_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert train(tmp_path) == 2
+    assert "accelerate was told to use bf16, but --precision is no" in capsys.readouterr().err
+
+
 def test_help_shows_every_setting_with_its_presets(capsys: pytest.CaptureFixture[str]) -> None:
     def shown(*arguments: str) -> str:
         with pytest.raises(SystemExit) as stop:

@@ -233,7 +233,11 @@ def test_clutter_is_cluttered_and_walls_are_not():
     assert busy("cluttered") > 2 * busy("plain")
 
 
-def test_bad_backdrops():
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        wardrobe.identity(-1)
+    with pytest.raises(ValueError, match="size must be at least 2 texels, got 1"):
+        wardrobe.paint(wardrobe.identity(1), 1)
     with pytest.raises(ValueError, match="kind must be one of plain, cluttered, got 'forest'"):
         paint_backdrop(np.random.default_rng(0), 8, 8, "forest")
     with pytest.raises(ValueError, match="height and width must be at least 1, got 0 and 8"):

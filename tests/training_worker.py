@@ -4,10 +4,11 @@
 python tests/training_worker.py tiny_gan --out DIR ...
 python tests/training_worker.py -    one job per line, each in a process forked from this one
 
-A job is {"argv": [...]} and what may happen to it: "kill": "file:2" kills it after the second file
-of checkpoints, "name:2" in the second checkpoint just before it gets its name, "step:7" after the
-seventh step; "interrupt": 7 presses Ctrl-C within the seventh step; "largest": 4096 is the size in
-bytes above which no file can grow. The answer is a line {"code", "stdout", "stderr"}.
+A job is {"argv": [...]} and what may happen to it. "kill": "file:2" kills it after the second file
+of checkpoints, "name:2" in the second checkpoint just before it gets its name, "latest:2" just
+after, "step:7" after the seventh step. "interrupt": 7 presses Ctrl-C within the seventh step.
+"largest": 4096 is the size in bytes above which no file can grow. The answer is a line {"code",
+"stdout", "stderr"}.
 """
 
 from __future__ import annotations
@@ -193,6 +194,7 @@ def _arm(job: dict[str, Any]) -> None:
             "step": (loop.Trainer, "_one_step", None),
             "file": (checkpoint, "save_file", None),
             "name": (checkpoint, "_flush", lambda path: path.name.startswith(".step-")),
+            "latest": (checkpoint, "_flush", lambda path: path.name == "checkpoints"),
         }[place]
         _signal_at(owner, name, int(times), signal.SIGKILL, when)
     if times := job.get("interrupt"):

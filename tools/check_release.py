@@ -21,6 +21,7 @@ import toolchain
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_RELEASED = (".ci/", ".github/", ".gitignore")
+PACKAGES = ("pose_kernels/", "models/")
 
 
 def run(*command, **keywords):
@@ -59,6 +60,7 @@ def make_wheel(sdist, folder):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     wanted = {"pose_kernels/py.typed", "pose_kernels/_build_info.json"}
+    wanted |= {n for n in tracked_files() if n.startswith(PACKAGES) and n.endswith(".py")}
     try:
         toolchain.find_cxx()
         wanted.add("pose_kernels/_C_cpu.abi3.so")
@@ -69,7 +71,7 @@ def make_wheel(sdist, folder):
         sys.exit(f"check_release: {wheel.name} is not tagged {tag}")
     if not wanted <= set(names):
         sys.exit(f"check_release: the wheel lacks {', '.join(wanted - set(names))}")
-    stray = [n for n in names if not n.startswith(("pose_kernels/", "pose_kernels-"))]
+    stray = [n for n in names if not n.startswith((*PACKAGES, "pose_kernels-"))]
     if stray:
         sys.exit(f"check_release: the wheel holds {', '.join(stray)}")
     print(f"{wheel.name}: {len(names)} files, {wheel.stat().st_size // 1024} KiB")
@@ -86,19 +88,28 @@ def main():
         venv.create(folder / "venv", with_pip=True)
         python = folder / "venv/bin/python"
         pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        run(*pip, "--constraint", ROOT / "constraints.txt", f"{wheel}[test,triton]", cwd=folder)
+        run(
+            *pip,
+            "--constraint",
+            ROOT / "constraints.txt",
+            f"{wheel}[test,triton,models]",
+            cwd=folder,
+        )
 
-        # The unpacked sdist without the package: only the installed one can be imported.
+        # The unpacked sdist without the packages: only the installed ones can be imported.
         shutil.unpack_archive(sdist, folder / "unpacked")
         (outside,) = (folder / "unpacked").iterdir()
-        shutil.rmtree(outside / "pose_kernels")
+        for package in PACKAGES:
+            shutil.rmtree(outside / package)
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        where = "import pose_kernels; print(pose_kernels.__file__)"
+        where = "import models.train, pose_kernels; print(pose_kernels.__file__)"
         found = subprocess.run(
             [python, "-c", where], cwd=outside, env=environment, capture_output=True, text=True
         )
         if not found.stdout.startswith(str(folder / "venv")):
             sys.exit(f"check_release: imported {found.stdout or found.stderr}")
+        command = (python, "-m", "models.train", "dense_pose_transfer", "--help")
+        run(*command, cwd=outside, env=environment, stdout=subprocess.DEVNULL)
         run(python, "-m", "pytest", *sys.argv[1:], cwd=outside, env=environment)
 
         libraries = sorted(Path(found.stdout).parent.glob("_C_*.so"))

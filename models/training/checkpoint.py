@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,8 @@ class Store:
             text = json.dumps({"format": FORMAT, **state, "files": entries}, indent=1)
             write_files({hidden / STATE: text.encode()})
             _flush(hidden)
-            if final.exists():  # a corrupt one, whose step has now been reached once more
-                final.rename(self.folder / f".{name}.{os.getpid()}.old.tmp")
+            if final.exists():  # one that was not taken, whose step has been reached once more
+                _remove(final)
             hidden.rename(final)
             _flush(self.folder)
             write_files({self.folder / LATEST: f"{name}\n".encode()})
@@ -96,7 +97,7 @@ class Store:
             shutil.rmtree(hidden, ignore_errors=True)
         self.names = [*(past for past in self.names if past != name), name]
         for other in set(names_in(self.folder)) - set(self.names[-self.keep :]):
-            shutil.rmtree(self.folder / other, ignore_errors=True)
+            _remove(self.folder / other)
         self.names = self.names[-self.keep :]
         return final
 
@@ -121,6 +122,14 @@ def _digest(path: Path) -> str:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _remove(path: Path) -> None:
+    """Out of sight at once, then file by file: a process killed here leaves no half checkpoint."""
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    with suppress(OSError):
+        path.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _clear(folder: Path) -> None:

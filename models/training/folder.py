@@ -7,6 +7,7 @@ losses.csv          step, stage, player, term, value
 sheets/             step-XXXXXXXX.png
 tensorboard/        event files
 non-finite-*.json   what the step had that stopped the run
+evaluation-SPLIT.*  what models.evaluate has found; sample-SPLIT.png of models.sample
 """
 
 from __future__ import annotations
@@ -105,8 +106,9 @@ class Folder:
         for old in (self.checkpoints, self.sheets, self.tensorboard):
             if old.exists():
                 shutil.rmtree(old)
-        for report in self.path.glob("non-finite-step-*.json"):
-            report.unlink()
+        for pattern in ("non-finite-step-*.json", "evaluation-*.*", "sample-*.png"):
+            for result in self.path.glob(pattern):  # of the run that is no more
+                result.unlink()
         self.describe(run)
 
     def describe(self, run: Run) -> None:

@@ -148,6 +148,7 @@ class Trainer:
             bar.close()
             if log:
                 log.close()
+        summary.processes = self.accelerator.num_processes
         summary.seconds = clock.mean
         summary.memory, summary.memory_of = peak_memory(self.accelerator.device)
         return summary

@@ -17,16 +17,18 @@ from .log import Terms
 @dataclass
 class Summary:
     """step: the last one; terms: of its turns; seconds: mean per step, without the first two
-    steps, sheets and checkpoints; memory: bytes at the peak, and whose."""
+    steps, sheets and checkpoints; memory: bytes at the peak, and whose, of the first process."""
 
     step: int
     terms: Terms = field(default_factory=dict)
     seconds: float = math.nan
     memory: int = 0
     memory_of: str = ""
+    processes: int = 1
 
     def line(self) -> str:
-        memory = f"peak memory {self.memory / 2**20:.0f} MiB ({self.memory_of})"
+        many = f" in each of {self.processes} processes" if self.processes > 1 else ""
+        memory = f"peak memory {self.memory / 2**20:.0f} MiB ({self.memory_of}){many}"
         if math.isnan(self.seconds):
             return f"step {self.step}; {memory}"
         return f"step {self.step}: {self.seconds * 1e3:.4g} ms per step, {memory}"

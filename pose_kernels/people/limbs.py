@@ -41,8 +41,9 @@ def arms(person: Identity, upper: Canvas, lower: Canvas) -> None:
     top, jacket, extras = person.top, person.jacket, person.extras
     for canvas in (upper, lower):
         canvas.color[:] = skin
-        if canvas is lower:  # the inside of the elbow
-            canvas.only(FRONT).shade(0.93, canvas.only(FRONT).strip(0.165, 0.182, 0.012))
+        # The inside of the elbow; at a joint both tiles are painted, or its seam would show.
+        inside = canvas.only(FRONT)
+        inside.shade(0.93, inside.strip(0.165, 0.182, 0.012))
         if top.sleeve > 0:
             fabric = top.sleeve_fabric or top.fabric
             _sleeve(canvas, fabric, SHOULDER - top.sleeve, top.trim, person.folds + 3)
@@ -106,8 +107,9 @@ def _trousers(person: Identity, bottom: Bottom, canvas: Canvas, upper: bool) -> 
         wide = canvas.right_of(canvas.grid.radius * 0.80, 0.004, side)
         canvas.paint(bottom.stripe, cloth.where(wide))
     if bottom.kind in ("jeans", "bib"):
-        worn = front.spot(0, -0.20 if upper else -0.46, 0.045, 0.16 if upper else 0.07, 0.04)
-        front.shade(1.18, Strip(worn.rows, worn.mask * cloth_mask(cloth, worn.rows, front)))
+        for t, height in ((-0.225, 0.16), (-0.46, 0.07)):  # worn thighs and knees
+            worn = front.spot(0, t, 0.045, height, 0.04)
+            front.shade(1.18, Strip(worn.rows, worn.mask * cloth_mask(cloth, worn.rows, front)))
         if bottom.seam is not None:
             near = canvas.right_of(canvas.grid.radius * 0.78, 0.003, side) - canvas.right_of(
                 canvas.grid.radius * 0.85, 0.003, side
@@ -122,9 +124,9 @@ def _trousers(person: Identity, bottom: Bottom, canvas: Canvas, upper: bool) -> 
         line = 1 - rise(slope, 0.004, max(0.004, 0.5 * canvas.grid.pitch[0]))
         inside = rise(outer, 0.035, 0.004)
         front.shade(0.72, pocket.where(line * inside))
-    if not upper and bottom.kind in ("trousers", "jeans"):
+    if bottom.kind in ("trousers", "jeans"):
         front.shade(1.08, front.spot(0, -0.485, 0.04, 0.06, 0.03))
-        back.shade(0.92, back.strip(-0.47, -0.455, 0.012))
+        back.shade(0.92, back.strip(-0.463, -0.448, 0.012))
     if bottom.turn_up is not None:
         canvas.paint(bottom.turn_up, canvas.strip(bottom.hem, bottom.hem + 0.035, 0.003))
         canvas.shade(0.80, canvas.strip(bottom.hem + 0.035, bottom.hem + 0.041, 0.003))
@@ -165,10 +167,9 @@ def legs(person: Identity, upper: Canvas, lower: Canvas) -> None:
     for canvas in (upper, lower):
         is_upper = canvas is upper
         canvas.color[:] = skin
-        if not is_upper:
-            front = canvas.only(FRONT)
-            front.shade(0.93, front.spot(0, -0.455, 0.032, 0.032, 0.02))  # kneecap
-            canvas.only(BACK).shade(0.94, canvas.only(BACK).spot(0, -0.56, 0.006, 0.07, 0.01))
+        front, back = canvas.only(FRONT), canvas.only(BACK)
+        front.shade(0.93, front.spot(0, -0.455, 0.032, 0.032, 0.02))  # kneecap
+        back.shade(0.94, back.spot(0, -0.56, 0.006, 0.07, 0.01))
         if shoes.sock is not None:
             canvas.paint(shoes.sock, canvas.below(shoes.sock_top, 0.003))
             canvas.shade(0.90, canvas.strip(shoes.sock_top - 0.020, shoes.sock_top - 0.014, 0.003))

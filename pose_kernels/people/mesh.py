@@ -56,9 +56,9 @@ class Body:
 
     shape: Shape
     bones: tuple[tuple[str, int], ...]
-    place: Array
-    normal: Array
-    pick: tuple[tuple[Index, Index], ...]
+    place: NDArray[np.float32]
+    normal: NDArray[np.float32]
+    pick: tuple[tuple[NDArray[np.int32], NDArray[np.int32]], ...]
 
     def posed(self, poses: Sequence[Pose]) -> tuple[Array, Array, Array]:
         """Vertices (P, V, 3), unit normals (P, V, 3) and the 19 joints (P, 19, 3), in meters, in
@@ -83,12 +83,16 @@ class Body:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Rings of a tube of the reference body: heights (R,), first and last of them the poles; v at
-    the rings of each section; angles (A,) in degrees."""
+    """Rings of a tube of the reference body: heights (R,), first and last of them the poles, and
+    half-width, half-depth and offset (R, 3) there; v at the rings of each section; angles (A,) in
+    degrees, and where they point to on the tube's outline (A,)."""
 
     y: Array
+    profile: Array
     sections: tuple[tuple[int, int, Array], ...]  # first ring, last ring, v of these
     angle: Array
+    sine: Array
+    cosine: Array
 
 
 @lru_cache(maxsize=64)
@@ -113,7 +117,11 @@ def _grid(tube: Tube) -> _Grid:
         sections.append((start, len(y) - 1, np.interp(own, known, v)))
     chart = tube.sections[0].charts[0]
     angle = chart.center - chart.span / 2 + 360.0 * np.arange(tube.around) / tube.around
-    return _Grid(np.array(y), tuple(sections), angle)
+    sine, cosine = np.sin(np.radians(angle)), np.cos(np.radians(angle))
+    away = (np.abs(sine) ** tube.power + np.abs(cosine) ** tube.power) ** (-1 / tube.power)
+    rings = np.array(y)
+    profile = tube.profile(rings)
+    return _Grid(rings, profile, tuple(sections), angle, away * sine, away * cosine)
 
 
 def _columns(tube: Tube, section: int, angle: Array) -> tuple[Index, Array]:
@@ -179,11 +187,7 @@ def _surface(tube: Tube, shape: Shape, volume: Volume) -> tuple[Array, Array]:
     grid = _grid(tube)
     y = grid.y
     side, _, kind = tube.name.rpartition("_")
-    width, depth, offset = tube.profile(y).T
-    angle = np.radians(grid.angle)
-    sine, cosine = np.sin(angle), np.cos(angle)
-    round_ = (np.abs(sine) ** tube.power + np.abs(cosine) ** tube.power) ** (-1 / tube.power)
-    sine, cosine = round_ * sine, round_ * cosine
+    width, depth, offset = grid.profile.T
     height, out, middle = y, np.zeros((len(y), 1)), np.zeros(len(y))
     if kind == "torso":
         factor = shape.trunk(y)
@@ -214,8 +218,8 @@ def _surface(tube: Tube, shape: Shape, volume: Volume) -> tuple[Array, Array]:
     elif kind == "ear":
         width, depth, offset, height = (shape.head * x for x in (width, depth, offset, height))
     out = out * np.clip(width / (0.5 * width.max()), 0, 1)[:, None]  # nothing at the poles
-    x = (width[:, None] + out) * sine + middle[:, None]
-    z = (depth[:, None] + out) * cosine + offset[:, None]
+    x = (width[:, None] + out) * grid.sine + middle[:, None]
+    z = (depth[:, None] + out) * grid.cosine + offset[:, None]
     rings = np.stack((x, np.broadcast_to(height[:, None], x.shape), z), -1)
     inner = rings[1:-1].reshape(-1, 3)
     poles = [np.array([[middle[i], height[i], offset[i]]]) for i in (0, -1)]
@@ -268,27 +272,27 @@ def _influences(
 
 def _normals(vertices: Array, faces: Index) -> Array:
     a, b, c = (vertices[faces[:, i]] for i in range(3))
-    weighted = np.cross(b - a, c - a)  # as long as twice the face's area
+    (x, y, z), (p, q, r) = (b - a).T, (c - a).T
+    weighted = np.stack((y * r - z * q, z * p - x * r, x * q - y * p), 1)  # twice the face's area
     corners, repeated, count = faces.ravel(), np.repeat(weighted, 3, axis=0), len(vertices)
     normal = np.stack([np.bincount(corners, repeated[:, i], count) for i in range(3)], 1)
     return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def body(shape: Shape, volume: Volume | None = None) -> Body:
     """The surface of a body in its clothes, all tubes one after the other."""
     volume = volume or Volume()
-    mesh = topology()
+    surfaces = [_surface(tube, shape, volume) for tube in tubes()]
+    normals = _normals(np.concatenate([point for point, _ in surfaces]), topology().faces)
     found: dict[str, list[tuple[Index, Array, Array]]] = {}
     base = 0
-    for number, tube in enumerate(tubes()):
-        point, y = _surface(tube, shape, volume)
-        normal = _normals(point, mesh.faces[mesh.tube == number] - base)
+    for tube, (point, y) in zip(tubes(), surfaces):
         for bone, weight, origin in _influences(tube, shape, volume, point, y):
             rows = np.nonzero(weight > 0)[0]
             own = weight[rows, None]
             place = own * np.column_stack((point[rows] - origin, np.ones(len(rows))))
-            turned = own * np.column_stack((normal[rows], np.zeros(len(rows))))
+            turned = own * np.column_stack((normals[rows + base], np.zeros(len(rows))))
             found.setdefault(bone, []).append((rows + base, place, turned))
         base += len(point)
     vertex, place, normal = (
@@ -299,4 +303,5 @@ def body(shape: Shape, volume: Volume | None = None) -> Body:
     order = np.argsort(vertex, kind="stable")
     nth = np.arange(len(order)) - np.searchsorted(vertex[order], vertex[order])  # 0, 0, 1, 0, ...
     pick = [order[nth == n] for n in range(int(nth.max()) + 1)]
-    return Body(shape, counts, place, normal, tuple((vertex[rows], rows) for rows in pick))
+    pairs = tuple((vertex[rows].astype(np.int32), rows.astype(np.int32)) for rows in pick)
+    return Body(shape, counts, place.astype(np.float32), normal.astype(np.float32), pairs)

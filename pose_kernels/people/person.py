@@ -38,9 +38,9 @@ _LIGHT = Light((-0.38, 0.50, 0.78), (0.64,) * 3, (0.36,) * 3)
 
 POSES: dict[str, Pose] = {
     "stand": Pose(
-        turn=11,
+        turn=16,
         left_arm=Arm(raise_=17, elbow=14),
-        right_arm=Arm(raise_=17, elbow=14),
+        right_arm=Arm(raise_=17, twist=-15, elbow=14),
         left_leg=Leg(spread=5, twist=22),
         right_leg=Leg(spread=5, twist=30),
     ),
@@ -101,7 +101,7 @@ def _painted(identity: int) -> NDArray[np.float32]:
     return wardrobe.paint(wardrobe.identity(identity), ATLAS_SIDE)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)  # 0.2 MB each
 def body_of(identity: int) -> Body:
     """The body of an identity, in its hair and clothes."""
     return body(Shape.of(identity), Volume.of(wardrobe.identity(identity)))
@@ -112,24 +112,24 @@ def true_atlas(identity: int = 0) -> Tensor:
     return torch.from_numpy(_painted(identity).copy())
 
 
-def person_mesh(pose: Pose, shape: Shape | None = None) -> tuple[Tensor, Tensor]:
+def person_mesh(pose: Pose, identity: int = 0) -> tuple[Tensor, Tensor]:
     """Vertices (V, 3) float64 in meters, x right, y up, z towards the viewer, and faces (F, 3),
-    counterclockwise from outside; without a shape, of the reference body.
+    counterclockwise from outside.
 
     Every tube (trunk, head, arm, leg, hand, ...) is a closed surface of its own; where they meet,
     they run into each other.
     """
-    vertices, _, _ = body(shape or Shape()).posed([pose])
+    vertices, _, _ = body_of(identity).posed([pose])
     return torch.from_numpy(vertices[0]), torch.from_numpy(topology().faces)
 
 
 def render_person(
     pose: str | Pose = "stand", identity: int = 0, size: int | tuple[int, int] = 256
 ) -> Rendering:
-    """Draw one person with the reference body.
+    """Draw one person.
 
     pose: a key of `POSES`, or a `Pose` of joint angles in degrees.
-    identity: seed of the looks (skin, hair, clothes); the same seed is the same person.
+    identity: seed of body and looks (skin, hair, clothes); the same seed is the same person.
     size: side of a square picture, or (H, W); the body is scaled by H. Pixel centers at integers.
 
     Returns image (3, H, W) float32 in [0, 1], part (H, W) uint8 and uv (2, H, W) float32, all on
@@ -149,9 +149,10 @@ def render_person(
         raise ValueError(f"identity must be an integer of at least 0, got {identity}")
     height, width = sides
     camera = Camera()
-    ankles = camera.project(joints(pose)[[7, 13]], height, width)[:, :2]
+    person = body_of(identity)
+    ankles = camera.project(joints(pose, person.shape)[[7, 13]], height, width)[:, :2]
     wall = studio(height, width) * shadows(ankles, height, width, 1.0)
     atlas = torch.from_numpy(_painted(identity))
     backdrop = torch.from_numpy(wall)[None]
-    views = render(body(Shape()), [pose], [camera], [_LIGHT], atlas, backdrop, samples=1)
+    views = render(person, [pose], [camera], [_LIGHT], atlas, backdrop, samples=1)
     return Rendering(views.image[0], views.part[0], views.uv[0])

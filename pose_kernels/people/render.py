@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..ops.mesh_raster import mesh_raster
@@ -53,10 +54,8 @@ class Drawn:
 
 
 @lru_cache(maxsize=1)
-def _tables() -> tuple[Tensor, Tensor, Tensor]:
-    """Faces (F, 3) int64, their parts (F,) uint8, their uv (F, 3, 2) float32."""
-    mesh = topology()
-    return torch.from_numpy(mesh.faces), torch.from_numpy(mesh.part), torch.from_numpy(mesh.uv)
+def _faces() -> Tensor:
+    return torch.from_numpy(topology().faces)
 
 
 def render(
@@ -97,66 +96,91 @@ def render(
     points, normals, joints = body.posed(poses)
     placed = np.stack([c.project(p, H, W) for c, p in zip(cameras, points)])
     vertices = torch.from_numpy(placed.astype(np.float32))
-    faces, face_part, face_uv = _tables()
+    faces = _faces()
     fine = vertices * vertices.new_tensor([samples, samples, 1.0])
     fine += fine.new_tensor([samples // 2, samples // 2, 0.0])
     face, bary = mesh_raster(fine, faces, (samples * H, samples * W))
     drawn = Drawn(vertices, face, bary, samples)
 
-    lit = [
-        np.maximum(n @ (np.array(light.direction) @ c.axes()), 0) / np.linalg.norm(light.direction)
-        for n, c, light in zip(normals, cameras, lights)
-    ]
-    corners = torch.from_numpy(np.stack(lit).astype(np.float32))[:, faces, None]  # (N, F, 3, 1)
-    table = torch.cat((face_uv.expand(N, -1, -1, -1), corners), 3)  # u, v, light of each corner
-    area = face.shape[1] * face.shape[2]
-    face = face.view(-1)
-    at = (face >= 0).nonzero()[:, 0]  # samples on the person
-    bounds = torch.searchsorted(at, torch.arange(N + 1) * area).tolist()
-    which = at.div(area, rounding_mode="floor")
-    hit = face[at].long()
-    weight = bary.view(-1)[at + which * (2 * area) + torch.arange(3)[:, None] * area]  # (3, K)
-    found = table.view(-1, 9)[hit + which * len(faces)].view(-1, 3, 3)
-    found = (found * weight.T[..., None]).sum(1)
-    uv = found[:, :2].clamp(0, 1)
-    part = face_part[hit]
-    color = uv_gather(atlas[None], part[None, None], uv.T[None, :, None].contiguous())[0, :, 0].T
-    for n, light in enumerate(lights):
-        own = slice(bounds[n], bounds[n + 1])
-        shade = torch.tensor(light.ambient) + torch.tensor(light.diffuse) * found[own, 2:]
-        color[own] *= shade
-
-    row = at.div(samples * W, rounding_mode="floor")  # of all pictures, one below the other
-    column = at - row * (samples * W)
-    pixel = row.div(samples, rounding_mode="floor") * W
-    pixel += column.div(samples, rounding_mode="floor")
-    total = torch.zeros((N * H * W, 4))
-    total.index_add_(0, pixel, torch.cat((color, torch.ones_like(color[:, :1])), 1))
-    total = (total / samples**2).view(N, H, W, 4).movedim(-1, 1)
-    image = total[:, :3] + (1 - total[:, 3:]) * backdrop
-
-    centers = ((row % samples == samples // 2) & (column % samples == samples // 2)).nonzero()[:, 0]
-    labels = torch.zeros(N * H * W, dtype=torch.uint8)
-    labels[pixel[centers]] = part[centers]
-    maps = torch.zeros((N * H * W, 2))
-    maps[pixel[centers]] = uv[centers]
+    image = np.empty((N, 3, H, W), np.float32)
+    part = np.zeros((N, H * W), np.uint8)
+    uv = np.zeros((N, 2, H * W), np.float32)
+    backdrop = backdrop.expand(N, -1, -1, -1)
+    for n, (camera, light) in enumerate(zip(cameras, lights)):
+        toward = np.array(light.direction) / np.linalg.norm(light.direction) @ camera.axes()
+        lit = np.maximum(normals[n] @ toward, 0).astype(np.float32)
+        seen = _seen(face[n], bary[n], atlas, light, lit)
+        pixel, central = (table[seen.at] for table in _pixels(H, W, samples))
+        part[n, pixel[central]] = seen.part[central]
+        uv[n][:, pixel[central]] = seen.uv[:, central]
+        cover = np.bincount(pixel, minlength=H * W).reshape(H, W) / samples**2
+        for channel in range(3):
+            sums = np.bincount(pixel, seen.color[channel], H * W).reshape(H, W) / samples**2
+            image[n, channel] = sums + (1 - cover) * backdrop[n, channel].numpy()
     behind = [
         _behind(drawn, n, camera.project(own, H, W))
         for n, (camera, own) in enumerate(zip(cameras, joints))
     ]
     return Views(
-        image.clamp(0, 1),
-        labels.view(N, H, W),
-        maps.view(N, H, W, 2).movedim(-1, 1).contiguous(),
+        torch.from_numpy(image.clip(0, 1)),
+        torch.from_numpy(part).view(N, H, W),
+        torch.from_numpy(uv).view(N, 2, H, W),
         np.stack([c.skeleton(j, H, W) for c, j in zip(cameras, joints)]),
         np.stack(behind),
         drawn,
     )
 
 
+class _Seen(NamedTuple):
+    """The K samples of a picture that show the person: at (K,), part (K,), uv (2, K), color
+    (3, K)."""
+
+    at: NDArray[np.intp]
+    part: NDArray[np.uint8]
+    uv: NDArray[np.float32]
+    color: NDArray[np.float32]
+
+
+def _seen(
+    face: Tensor, bary: Tensor, atlas: Tensor, light: Light, lit: NDArray[np.float32]
+) -> _Seen:
+    """What the raster of one picture shows; lit (V,) is the cosine of the light at the vertices."""
+    mesh = topology()
+    faces = face.numpy().ravel()
+    at = np.flatnonzero(faces >= 0)
+    hit = faces[at]
+    weight = [plane[at] for plane in bary.numpy().reshape(3, -1)]
+
+    def interpolated(corners: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(K,) of values (F, 3) at the corners of the faces."""
+        total = weight[0] * np.ascontiguousarray(corners[:, 0])[hit]
+        for i in (1, 2):
+            total += weight[i] * np.ascontiguousarray(corners[:, i])[hit]
+        return total
+
+    uv = np.stack((interpolated(mesh.uv[..., 0]), interpolated(mesh.uv[..., 1]))).clip(0, 1)
+    part = mesh.part[hit]
+    place = torch.from_numpy(part)[None, None], torch.from_numpy(uv)[None, :, None]
+    color = uv_gather(atlas[None], *place)[0, :, 0].numpy()
+    shade = interpolated(lit[mesh.faces])
+    for channel in range(3):
+        color[channel] *= light.ambient[channel] + light.diffuse[channel] * shade
+    return _Seen(at, part, uv, color)
+
+
+@lru_cache(maxsize=8)
+def _pixels(height: int, width: int, samples: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Of every sample, row by row: the pixel it belongs to, and whether it is its center."""
+    row, column = np.arange(height * samples)[:, None], np.arange(width * samples)
+    pixel = row // samples * width + column // samples
+    middle = samples // 2
+    central = (row % samples == middle) & (column % samples == middle)
+    return pixel.astype(np.int32).ravel(), central.ravel()
+
+
 def _behind(drawn: Drawn, n: int, points: Array) -> Array:
     """How far points (J, 3) of `Camera.project` lie behind the surface of picture n."""
-    faces, _, _ = _tables()
+    faces = _faces()
     s, (rows, columns) = drawn.samples, drawn.face.shape[1:]
     column = np.clip(np.round(s * points[:, 0] + s // 2), 0, columns - 1).astype(int)
     row = np.clip(np.round(s * points[:, 1] + s // 2), 0, rows - 1).astype(int)
@@ -176,7 +200,7 @@ def flow(drawn: Drawn, target: int, source: int) -> tuple[Tensor, Tensor]:
     nearest sample, continued as a plane to the very point: so a surface that is seen at a grazing
     angle does not hide itself.
     """
-    faces, _, _ = _tables()
+    faces = _faces()
     middle, s = drawn.center, drawn.samples
     face = drawn.face[target, middle, middle]
     H, W = face.shape

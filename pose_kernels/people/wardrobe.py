@@ -309,7 +309,11 @@ def identity(seed: int) -> Identity:
     """The same seed gives the same person on every machine.
 
     seed: an integer of at least 0; 0 is the person of the demonstrations, in a striped shirt.
+
+    Raises ValueError for a negative seed.
     """
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
     if seed == 0:
         return _FIRST
     dice = Dice(seed)
@@ -342,7 +346,12 @@ def identity(seed: int) -> Identity:
 
 def paint(person: Identity, size: int) -> NDArray[np.float32]:
     """The whole atlas, (24, 3, size, size) float32 in [0, 1]; tile i - 1 is part i's, row 0 is
-    v = 1."""
+    v = 1.
+
+    Raises ValueError for fewer than two texels along a tile.
+    """
+    if size < 2:
+        raise ValueError(f"size must be at least 2 texels, got {size}")
     atlas = np.empty((24, 3, size, size), np.float32)
     torso.paint(person, Canvas(atlas, "torso"))
     limbs.hands(person, Canvas(atlas, "hands"))
