@@ -24,6 +24,7 @@ SMALL = Config.preset(
     blend_width=4,
     blend_blocks=1,
     tile_size=16,
+    fill_radius=0,  # the pixels' own texels: some are left to the inpainting
     inpaint_width=2,
     global_code=8,
     discriminator_width=4,
@@ -118,7 +119,7 @@ SWITCHES = {
     "l1 perceptual": {"losses": ("l1", "perceptual"), "perc_norm": "l1", "modules": "pred"},
     "quad": {"uv_encode": "quad"},
     "delaunay": {"uv_encode": "delaunay"},
-    "six levels": {"tile_size": 64, "inpaint_levels": 6, "inpaint_width": 1, "fill_radius": 6},
+    "six levels": {"tile_size": 64, "inpaint_levels": 6, "inpaint_width": 1},
     "no shared code": {"inpaint_global": False},
     "instance norm": {"inpaint_norm": "instance", "blend_norm": "instance"},
     "autoencoder's texels": {"keep_observed": False},
@@ -276,14 +277,13 @@ def test_our_kernels_and_the_reference_train_alike():
         system = DensePoseTransfer(replace(SMALL, losses=("l1", "gan")))
         with pk.use_backend(backend):
             losses[backend] = []
-            for seed in range(2):
-                batch = batch_of(seed=seed)
-                for stage in system.stages:
-                    for player in stage.turns:
-                        step(system, batch, stage.name, player)
-                        found = turn(system, batch, stage.name, player)
-                        losses[backend] += [value.item() for value in found.values()]
-    assert len(losses["auto"]) == 2 * 6
+            batch = batch_of()
+            for stage in system.stages:
+                for player in stage.turns:
+                    step(system, batch, stage.name, player)
+                    found = turn(system, batch, stage.name, player)
+                    losses[backend] += [value.item() for value in found.values()]
+    assert len(losses["auto"]) == 6
     torch.testing.assert_close(losses["auto"], losses["reference"], rtol=1e-3, atol=1e-4)
 
 
@@ -308,7 +308,7 @@ def test_overfits_one_pair():
     system = DensePoseTransfer(replace(SMALL, width=8, blend_width=8, learning_rate=5e-3))
     parameters = system.players("finetune")[GENERATOR]
     optimizer = system.optimizer(GENERATOR, parameters)
-    for _ in range(100):
+    for _ in range(40):
         turn(system, batch, "finetune", GENERATOR)
         optimizer.step()
     error = (system(batch)["out"] - batch["target_image"]).square().mean() / 4
