@@ -11,8 +11,11 @@ training split.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in train.py
 
 from .training import command
 from .training.comparison import Comparison, mean_picture, measure

@@ -195,7 +195,7 @@ def test_atlas_sides():
         ({"split": "dev"}, "split must be one of train, validation, test, got 'dev'"),
         ({"size": (8, 64)}, r"size must be \(H, W\), integers of at least 16, got \(8, 64\)"),
         ({"size": (64.0, 64)}, r"size must be \(H, W\), integers of at least 16, got"),
-        ({"background": "blue"}, "background must be one of plain, .*, got 'blue'"),
+        ({"background": "blue"}, "background must be one of studio, .*, got 'blue'"),
         ({"length": -1}, "length must be an integer of at least 0, got -1"),
         ({"views": 1.5}, "views must be an integer of at least 0, got 1.5"),
         ({"people": 0}, "people must be an integer of at least 1, got 0"),

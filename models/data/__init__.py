@@ -51,7 +51,7 @@ def _synthetic(
     seed: int,
     length: int | None = None,
     flow: bool = True,
-    background: str = "plain",
+    background: str = "studio",
 ) -> PairData:
     if root is not None:
         raise ValueError(f"synthetic people are drawn, not read: leave out --data-root {root}")

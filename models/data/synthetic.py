@@ -19,10 +19,10 @@ from pose_kernels.people.motion import random_motion
 from pose_kernels.people.person import body_of
 from pose_kernels.people.pose import Pose, joints
 from pose_kernels.people.render import Views, flow, render
-from pose_kernels.people.scene import random_camera, random_light, random_yaw, shadows
+from pose_kernels.people.scene import random_camera, random_light, random_yaw, shadows, studio
 from pose_kernels.skeleton_tables import SKELETONS
 
-BACKGROUNDS = (*KINDS, "mixed")
+BACKGROUNDS = ("studio", *KINDS, "mixed")
 SPLITS = ("train", "validation", "test")
 _LENGTHS = {"train": 20_000, "validation": 500, "test": 1_000}
 _CACHE = 256 << 20  # bytes of atlases that a process keeps
@@ -58,7 +58,8 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         views: K pictures of the person for supervision of the texture, the source first; 0 for
             none.
         flow: whether `flow` and `visibility` are there.
-        background: "plain" (studio walls), "cluttered", or "mixed", one as often as the other.
+        background: "studio", the near-white wall of a catalog; "plain", walls of any tint;
+            "cluttered"; or "mixed", plain as often as cluttered.
         people: how many there are in the split. A process keeps the looks of some hundreds; more
             are drawn anew.
 
@@ -77,7 +78,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
         length: int | None = None,
         views: int = 0,
         flow: bool = True,
-        background: str = "plain",
+        background: str = "studio",
         people: int = 1000,
     ) -> None:
         if split not in SPLITS:
@@ -171,7 +172,7 @@ class SyntheticPairs(Dataset[dict[str, Tensor]]):
             cameras.append(random_camera(rng, places[-1], H, W, yaw=yaw))
         light = random_light(rng)
         kind = KINDS[int(rng.integers(2))] if self.background == "mixed" else self.background
-        wall = paint_backdrop(rng, H, W, kind)
+        wall = studio(H, W) if kind == "studio" else paint_backdrop(rng, H, W, kind)
         backdrop = np.stack([wall * dim for dim in map(self._shadows, cameras, places)])
         return render(
             body,
