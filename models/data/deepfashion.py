@@ -195,9 +195,7 @@ def tree(
             raise FileNotFoundError(f"joint_rule={joint_rule} needs joints; {GET['joints']}")
         found = [p for p in found if all(_passes(joints.get(name), joint_rule) for name in p)]
     if phase == "train":
-        held_out = lists.carve((lists.clothes_key(a) for a, _ in found), validation)
-        keep = split == "validation"
-        found = [pair for pair in found if (lists.clothes_key(pair[0]) in held_out) == keep]
+        found = lists.side_of_validation(found, split, validation)
     return DeepFashion(
         "deepfashion",
         split,

@@ -139,6 +139,15 @@ def carve(keys: Iterable[str], share: float) -> set[str]:
     return set(ranked[: max(1, round(share * len(ranked)))] if share > 0 else [])
 
 
+def side_of_validation(
+    pairs: list[tuple[str, str]], split: str, share: float
+) -> list[tuple[str, str]]:
+    """Of the training pairs those of a split: a share of the clothes is held out for validation."""
+    held_out = carve((clothes_key(source) for source, _ in pairs), share)
+    keep = split == "validation"
+    return [pair for pair in pairs if (clothes_key(pair[0]) in held_out) == keep]
+
+
 def key_number(key: str) -> int:
     """A number of 63 bits for a key, the same in every run."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1

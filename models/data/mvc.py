@@ -50,9 +50,7 @@ def tree(
             sorted(path.name for path in image_folder.iterdir() if path.is_file())
         )
     if phase == "train":
-        held_out = lists.carve((lists.clothes_key(a) for a, _ in found), validation)
-        keep = split == "validation"
-        found = [pair for pair in found if (lists.clothes_key(pair[0]) in held_out) == keep]
+        found = lists.side_of_validation(found, split, validation)
     return Tree(
         "mvc",
         split,
