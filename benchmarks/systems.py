@@ -151,6 +151,10 @@ _SMALL: dict[str, Any] = {
     "inpaint_width": 2,
     "global_code": 8,
     "discriminator_width": 4,
+    # As published: what small numbers of channels do not show would else go unnoticed.
+    "uv_encode": "quad",
+    "blend_norm": "instance",
+    "inpaint_norm": "instance",
 }
 SYSTEMS: dict[str, dict[str, SystemSteps]] = {
     "dense_pose_transfer-tiny": {
