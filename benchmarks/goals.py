@@ -134,7 +134,13 @@ CPU = [
         reason="a million (part, voxel) pairs: 14 ms with 4 channels, most of it geometry, "
         "and every 16 channels add some 8 (profiled)",
     ),
-    Goal("helmert_warp", "backward", f"{_VOLUME}, channels last", ms=5, share=0.50),
+    Goal(
+        *("helmert_warp", "backward", f"{_VOLUME}, channels last"),
+        ms=5,
+        share=0.50,
+        reason="filling the gradient alone takes about 5 ms here, and with no voxel in any mask it "
+        "is half of the whole (profiled by leaving parts out)",
+    ),
     Goal(
         *("helmert_warp", "both", f"{_VOLUME}, channels last"),
         **{"eager": 450, "allocator": "default"},
